@@ -1,0 +1,115 @@
+"""Exceptions and exit codes.
+
+::
+
+    SpoolerError
+    ├── UsageError            something the caller must change
+    │   ├── ArgumentsError    arguments do not fit the function
+    │   ├── NotASpoolError    the directory is missing, or is no spool
+    │   └── TaskNameError     not a name that a task may have
+    ├── CorruptError          a file cannot be read as a task
+    ├── ClaimLostError        the claim is no longer this worker's
+    ├── NotFoundError         no task with that id
+    ├── SpoolUncertain        the last sync of a put failed: the task may run
+    ├── Retry                 raised by user code: run it again
+    └── Fail                  raised by user code: give it up
+
+``OSError`` passes through unchanged.
+"""
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TRY_LATER = 75
+EXIT_SETTINGS = 78
+
+
+class SpoolerError(Exception):
+    """Every error of spooler's own."""
+
+
+class UsageError(SpoolerError):
+    """Something that the caller asked for cannot be; nothing was done."""
+
+
+class ArgumentsError(UsageError):
+    """Arguments do not fit the function: attributes ``task``, ``problem``."""
+
+    def __init__(self, task: str, signature: str, problem: str) -> None:
+        super().__init__(f"{problem}: the task is {task}{signature}")
+        self.task = task
+        self.problem = problem
+
+
+class NotASpoolError(UsageError):
+    """The directory is missing or is not a spool: attribute ``path``."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+
+
+class TaskNameError(UsageError):
+    """Not a name that a task may have: attribute ``name``."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name!a} cannot be the name of a task: it takes 1 to 128 bytes, a"
+            " letter, digit or _ first, no space, no /, and no .tmp or .why at the end"
+        )
+        self.name = name
+
+
+class CorruptError(SpoolerError):
+    """A file cannot be read as a task: attribute ``reason``, one line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ClaimLostError(SpoolerError):
+    """The claim is no longer this worker's: attributes ``task_id``, ``worker``."""
+
+    def __init__(self, task_id: str, worker: str) -> None:
+        super().__init__(f"claim on task {task_id} by worker {worker} is gone")
+        self.task_id = task_id
+        self.worker = worker
+
+
+class NotFoundError(SpoolerError):
+    """No task, or more than one, answers to that id: attribute ``task_id``."""
+
+    def __init__(self, task_id: str, problem: str) -> None:
+        super().__init__(f"{task_id}: {problem}")
+        self.task_id = task_id
+
+
+class SpoolUncertain(SpoolerError):  # noqa: N818 (the name in the specification)
+    """The task is in place but its last sync failed: it may run.
+
+    Attributes:
+        task_id: The id under which it may run.
+    """
+
+    def __init__(self, task_id: str, cause: OSError) -> None:
+        super().__init__(
+            f"task {task_id} was put but could not be synced ({cause}): it may run"
+        )
+        self.task_id = task_id
+
+
+class Retry(SpoolerError):  # noqa: N818 (raised by user code, like StopIteration)
+    """Raise it in a task to have it run again.
+
+    Args:
+        after: Seconds until then; ``None`` takes the task's own backoff.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        super().__init__(reason or "retry")
+        self.after = after
+
+
+class Fail(SpoolerError):  # noqa: N818 (raised by user code, like StopIteration)
+    """Raise it in a task to give it up at once, whatever attempts are left."""

@@ -1,0 +1,242 @@
+"""Values: what a task is called, where it stands, what a run of it came to.
+
+Nothing here touches the disk. Specification: docs/format.md.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
+from functools import lru_cache
+from typing import Final, Self
+
+from .errors import TaskNameError
+
+DEFAULT_PRIORITY: Final = 5
+"""Where a task goes that names no priority."""
+
+MAX_PRIORITY: Final = 999_999
+MAX_ATTEMPT: Final = 999_999
+
+MAX_DUE_US: Final = 10**16 - 1
+"""The last moment that fits in a name, in the year 2286."""
+
+MAX_HEADER: Final = 1024 * 1024
+"""Bytes that a task's header may take. The body has no limit."""
+
+MINUTE_US: Final = 60_000_000
+
+_NAME = re.compile(
+    r"(\d{16})\.(0|[1-9]\d{0,5})\.(0|[1-9]\d{0,5})\.([0-9a-f]{16})\.(.+)", re.ASCII
+)
+_NUMBER = re.compile(r"0|[1-9]\d{0,5}", re.ASCII)
+_MINUTE = re.compile(r"\d{8}T\d{4}", re.ASCII)
+_ID = re.compile(r"[0-9a-f]{16}", re.ASCII)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class State(StrEnum):
+    """Where a task stands."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    FAILED = "failed"
+    CORRUPT = "corrupt"
+
+
+MOVES: Final = frozenset(
+    {
+        ("put", None, State.WAITING),
+        ("adopt", None, State.WAITING),
+        ("adopt", None, State.CORRUPT),
+        ("claim", State.WAITING, State.RUNNING),
+        ("ack", State.RUNNING, None),
+        ("retry", State.RUNNING, State.WAITING),
+        ("again", State.RUNNING, State.WAITING),
+        ("release", State.RUNNING, State.WAITING),
+        ("fail", State.RUNNING, State.FAILED),
+        ("fail", State.WAITING, State.FAILED),
+        ("recover", State.RUNNING, State.WAITING),
+        ("recover", State.RUNNING, State.FAILED),
+        ("kick", State.FAILED, State.WAITING),
+        ("reject", State.RUNNING, State.CORRUPT),
+        ("remove", State.WAITING, None),
+        ("remove", State.FAILED, None),
+        ("remove", State.CORRUPT, None),
+    }
+)
+"""Every change of state there is; docs/format.md section 3 lists the same."""
+
+
+class Answer(Enum):
+    """What a ``@spoolraw`` function may return, with uWSGI's values."""
+
+    OK = -2
+    RETRY = -1
+    IGNORE = 0
+
+
+OK: Final = Answer.OK
+RETRY: Final = Answer.RETRY
+IGNORE: Final = Answer.IGNORE
+
+
+def check_task_name(name: str) -> str:
+    """Return ``name`` if a task may have it (docs/format.md, "Names").
+
+    Raises:
+        TaskNameError: It may not.
+    """
+    if (
+        not name.isprintable()
+        or not (name[:1].isalnum() or name[:1] == "_")
+        or " " in name
+        or "/" in name
+        or name.endswith((".tmp", ".why"))
+        or len(name.encode()) > 128
+    ):
+        raise TaskNameError(name)
+    return name
+
+
+def is_priority(text: str) -> bool:
+    """Tell whether a directory of this name is a priority."""
+    return _NUMBER.fullmatch(text) is not None
+
+
+def is_id(text: str) -> bool:
+    """Tell whether this is a whole task id."""
+    return _ID.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1024)
+def _minute(number: int) -> str:
+    return (_EPOCH + timedelta(minutes=number)).strftime("%Y%m%dT%H%M")
+
+
+def minute_of(due_us: int) -> str:
+    """Return the name of the folder for tasks due then: the UTC minute."""
+    return _minute(due_us // MINUTE_US)
+
+
+@lru_cache(maxsize=4096)
+def minute_start_us(minute: str) -> int | None:
+    """Return when a minute folder's minute begins; None if it is not one."""
+    if not _MINUTE.fullmatch(minute):
+        return None
+    try:
+        moment = datetime.strptime(minute, "%Y%m%dT%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return int((moment - _EPOCH).total_seconds()) * 1_000_000
+
+
+def iso(moment_us: int) -> str:
+    """Return a moment in ISO 8601, UTC, to the millisecond."""
+    moment = _EPOCH + timedelta(microseconds=moment_us)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """The name of a native task file: all about a task that may change.
+
+    Attributes:
+        due_us: From when it may run, in µs since the epoch.
+        attempt: Number of runs begun and lost or failed so far.
+    """
+
+    due_us: int
+    priority: int
+    attempt: int
+    id: str
+    task: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the parts of a file's name, or None if it is not native."""
+        match = _NAME.fullmatch(text)
+        if match is None:
+            return None
+        due, priority, attempt, task_id, task = match.groups()
+        try:
+            check_task_name(task)
+        except (TaskNameError, UnicodeEncodeError):
+            return None
+        return cls(int(due), int(priority), int(attempt), task_id, task)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.due_us:016d}.{self.priority}.{self.attempt}.{self.id}.{self.task}"
+        )
+
+    @property
+    def folder(self) -> str:
+        """The minute folder it belongs in, below the spool's root."""
+        return f"{self.priority}/{minute_of(self.due_us)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before the body in a task file (docs/format.md, section 2).
+
+    Attributes:
+        args: The arguments: the JSON object as it stands in the file, or a dict
+            whose values are text (``key=value`` and uWSGI files).
+        at: The ``at`` key as it was written, not yet a moment.
+        body: The ``body`` key; None if absent.
+        body_offset: Where the body begins in the file.
+    """
+
+    task: str
+    args: bytes | Mapping[str, object]
+    body_offset: int
+    at: str | int | float | None = None
+    priority: int | None = None
+    body: str | None = None
+    id: str | None = None
+    key: str | None = None
+    traceparent: str | None = None
+    uwsgi: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A task that this worker holds.
+
+    Attributes:
+        file: The name of its file in the worker's folder.
+    """
+
+    name: Name
+    worker: str
+    file: str
+
+
+class Verdict(Enum):
+    """What is to become of a task after a run."""
+
+    ACK = "ack"
+    RETRY = "retry"
+    AGAIN = "again"
+    RELEASE = "release"
+    FAIL = "fail"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        error: One line, type and text; empty after a success.
+        reason: Why it failed, one of the words in docs/format.md, "``.why``".
+        after: Seconds that the task asked to wait; None leaves it to the backoff.
+    """
+
+    verdict: Verdict
+    error: str = ""
+    reason: str = ""
+    traceback: str | None = None
+    after: float | None = None
