@@ -1,0 +1,506 @@
+"""The arguments of a function, checked and converted by its type hints.
+
+``Arguments`` makes a ``msgspec`` struct of a signature. What msgspec does not take is
+left to a hook: paths, unions that it refuses (``Path | str``, two dataclasses), and
+dataclasses, named tuples and typed dicts that hold such a union. These unions take
+the first member, in the order of the hint, that fits; a dataclass fits if it knows
+every key.
+
+Refused at registration: recursive type aliases; such unions inside generic
+dataclasses, attrs classes and structs; enums of anything but text or whole numbers;
+classes that JSON has no form for. The keys of a dict may be text, numbers, moments,
+paths and the like, not bool, None or tuples. Specification: docs/format.md, "Keys".
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import io
+import itertools
+import operator
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from contextlib import suppress
+from datetime import date, time
+from enum import Enum
+from pathlib import PurePath
+from typing import IO, Annotated, Any, BinaryIO, Final, Union, get_args, get_origin
+
+import msgspec
+from msgspec import UNSET
+
+from .errors import ArgumentsError, UsageError
+
+_FORMAT: Final[dict[str, Any]] = {}
+if sys.version_info >= (3, 14):  # pragma: no cover (hints wait until they are read)
+    import annotationlib
+
+    _FORMAT["annotation_format"] = annotationlib.Format.FORWARDREF
+
+_show: Final = inspect.formatannotation
+_REQUIRED: Final = inspect.Parameter.empty
+_ANYTHING: Final = (inspect.Parameter.empty, Any, object)
+_UNIONS: Final = (Union, types.UnionType)
+_DICTS: Final = (dict, Mapping, MutableMapping)
+_OTHERS: Final = (list, tuple, set, frozenset, Sequence, Set, Iterable)
+_FILES: Final = (BinaryIO, IO, IO[bytes], io.BufferedIOBase, io.BufferedReader)
+_PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
+
+_ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
+_NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
+_PLACE: Final = re.compile(r"(.*) - at (?:`key` in )?`\$(?:\.(\w+))?(.*)`", re.DOTALL)
+"""What msgspec says; ``_PLACE`` has the problem, the argument, the place in it."""
+
+
+class BodyKind(Enum):
+    """How a function wants the body of its task: its parameter ``body``."""
+
+    NONE = "none"
+    BYTES = "bytes"
+    FILE = "file"
+
+
+class Arguments:
+    """The arguments of one function, checked and converted by its type hints.
+
+    Attributes:
+        signature: The parameters on one line, for messages.
+    """
+
+    def __init__(self, function: Callable[..., object], task: str) -> None:
+        """Read a signature; hints that are not defined yet wait for the first use.
+
+        Raises:
+            UsageError: The function can never be a task.
+        """
+        try:
+            signature = inspect.signature(function, **_FORMAT)
+        except (TypeError, ValueError) as exc:
+            raise UsageError(f"task {task} has no signature: {exc}") from exc
+        self._task = task
+        self._globals = _globals(function)
+        self._parameters = signature.parameters
+        both = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        self._positions = [n for n, p in self._parameters.items() if p.kind <= both]
+        text = str(signature.replace(return_annotation=_REQUIRED))
+        self.signature = " ".join(re.sub(r": '([^']*)'", r": \1", text).split())
+        self._body, self._wants_dict = BodyKind.NONE, False
+        self._rest: object = None
+        self._decoders: tuple[msgspec.json.Decoder[msgspec.Struct], ...] = ()
+        with suppress(NameError):
+            self._read_hints()
+
+    @property
+    def body(self) -> BodyKind:
+        """How parameter ``body`` wants the payload."""
+        self._ready()
+        return self._body
+
+    @property
+    def body_is_optional(self) -> bool:
+        """Whether the function can be called without a body."""
+        body = self._parameters.get("body")
+        return body is None or body.default is not _REQUIRED
+
+    @property
+    def wants_dict(self) -> bool:
+        """Whether the function takes all arguments as one dict, as in uWSGI."""
+        self._ready()
+        return self._wants_dict
+
+    def encode(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> bytes:
+        """Return the arguments as a JSON object on one line, without the body.
+
+        Values that JSON knows may stand for what the hint makes of them: text for a
+        path or an enum. All others must arrive as the type they are, so bytes for
+        ``str`` and a ``datetime`` without a hint are refused; only paths may
+        become text.
+
+        Raises:
+            ArgumentsError: They do not fit the function.
+        """
+        self._ready()
+        given = self._bind(args, kwargs) if args else dict(kwargs)
+        try:
+            raw = _ENCODER.encode(given)
+        except _ERRORS:
+            raw = self._encode_slowly(given)
+        arrived = self._load(raw, lax=False)
+        for name, value in given.items():
+            back = arrived[name]
+            if (type(back) is not type(value) or back != value) and (
+                problem := _loss(value, back)
+            ):
+                raise self._refusal(f"argument {name!r}: {problem}")
+        return raw
+
+    def decode(self, raw: bytes | Mapping[str, object]) -> dict[str, object]:
+        """Return the arguments of a task by name, without the body.
+
+        ``raw`` is a JSON object, or a dict of text and JSON values. Text may stand
+        for numbers, moments and the like, not for lists or dicts. Arguments that
+        have a default and are not given stay absent.
+
+        Raises:
+            ArgumentsError: They do not fit the function.
+        """
+        self._ready()
+        return self._load(raw, lax=True)
+
+    def call(
+        self, function: Callable[..., object], kwargs: Mapping[str, object]
+    ) -> object:
+        """Call the function with what ``decode`` returned, and ``body`` if it wants it.
+
+        A function that wants one dict gets ``kwargs`` itself.
+        """
+        if self.wants_dict:
+            return function(kwargs)
+        rest = dict(kwargs)
+        first = [
+            rest.pop(name, parameter.default)
+            for name, parameter in self._parameters.items()
+            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+        ]
+        return function(*first, **rest)
+
+    def _ready(self) -> None:
+        if not self._decoders:
+            try:
+                self._read_hints()
+            except NameError as exc:
+                raise self._refusal(str(exc)) from None
+
+    def _read_hints(self) -> None:
+        """Read the type hints; ``NameError`` means that one is not defined (yet)."""
+        fields, hints, records, name = [], _Hints(), _Records(), ""
+        try:
+            for name, parameter in self._parameters.items():
+                note = {name: parameter.annotation}
+                holder = types.SimpleNamespace(__annotations__=note)
+                hints |= typing.get_type_hints(holder, self._globals, None, True)
+            self._wants_dict = self._is_dict(hints)
+            for name, parameter in self._parameters.items():
+                if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                    raise TypeError("arguments of a task have names, so no *")
+                if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                    self._rest = _usable(hints[name], records)
+                elif self._wants_dict:
+                    self._rest = Any
+                elif name == "body":
+                    self._body = _body_kind(hints[name])
+                else:
+                    kind = _usable(hints[name], records)
+                    fields.append(_field(name, kind, parameter.default))
+        except (NameError, AttributeError) as exc:
+            raise NameError(f"parameter {name!r}: {exc}") from exc
+        except (TypeError, SyntaxError, RecursionError) as exc:
+            raise self._refusal(f"parameter {name!r}: {_line(str(exc))}") from None
+        struct = msgspec.defstruct(
+            "_", fields, kw_only=True, forbid_unknown_fields=self._rest is None
+        )
+        self._decoders = (
+            msgspec.json.Decoder(struct, dec_hook=_HOOKS[False]),
+            msgspec.json.Decoder(struct, strict=False, dec_hook=_HOOKS[True]),
+        )
+
+    def _is_dict(self, hints: Mapping[str, object]) -> bool:
+        if len(hints) != 1 or not self._positions:
+            return False
+        [(name, hint)] = hints.items()
+        if hint in _ANYTHING:
+            return name in ("args", "env")
+        return all((get_origin(m) or m) in _DICTS for m in _members(hint))
+
+    def _bind(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
+        """Give positional arguments their names."""
+        if self.wants_dict:
+            [first] = args if len(args) == 1 else [None]
+            if isinstance(first, Mapping) and all(isinstance(k, str) for k in first):
+                return {**first, **kwargs}
+            raise self._refusal("expected one dict with text keys, or names")
+        if len(args) > len(self._positions):
+            raise self._refusal(f"{len(args)} arguments by position are too many")
+        named = dict(zip(self._positions, args, strict=False))
+        for name in named:
+            if name in kwargs:
+                raise self._refusal(f"argument {name!r} is given twice")
+            if name == "body":
+                raise self._refusal("the body is not an argument: give it as body=")
+        return {**named, **kwargs}
+
+    def _encode_slowly(self, given: Mapping[str, object]) -> bytes:
+        plain = {}
+        for name, value in given.items():
+            try:
+                plain[name] = _text_keys(value)
+                _ENCODER.encode({name: plain[name]})
+            except _ERRORS as exc:
+                raise self._error(exc, name) from None
+        return _ENCODER.encode(plain)
+
+    def _load(
+        self, raw: bytes | Mapping[str, object], *, lax: bool
+    ) -> dict[str, object]:
+        name, decoder = None, self._decoders[lax]
+        try:
+            if isinstance(raw, bytes):
+                values = _fields(decoder.decode(raw))
+                raw = {} if self._rest is None else msgspec.json.decode(raw)
+            else:
+                values = _fields(_convert(raw, decoder.type, lax=lax))
+            for name in [name for name in raw if name not in values]:
+                if name == "body" and self._body is not BodyKind.NONE:
+                    raise self._unknown(name)
+                values[name] = _convert(raw[name], self._rest, lax=lax)
+        except _ERRORS as exc:
+            raise self._error(exc, name) from None
+        return values
+
+    def _error(self, exc: Exception, name: str | None) -> ArgumentsError:
+        """Say what msgspec or a hook said in our words, without values."""
+        message, place = str(exc), ""
+        if found := _PLACE.fullmatch(message):
+            message, name = found[1], name or found[2]
+            place = found[3] and f" at {found[3].lstrip('.')}"
+        elif name is None and (found := _NAME.fullmatch(message)):
+            if found[1] == "contains":
+                return self._unknown(found[2])
+            return self._refusal(f"missing argument {found[2]!r}")
+        if isinstance(exc, UnicodeError):
+            message = "text that is not UTF-8"
+        elif isinstance(exc, RecursionError):
+            message = "nested too deeply"
+        elif "float" in message and "got `null`" in message:
+            message += " (in JSON, nan and infinity are null)"
+        prefix = f"argument {name!r}{place}: " if name else ""
+        return self._refusal(prefix + _line(message))
+
+    def _unknown(self, name: str) -> ArgumentsError:
+        near = difflib.get_close_matches(name, self._parameters, 1)
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        return self._refusal(f"unknown argument {name!r}{guess}")
+
+    def _refusal(self, problem: str) -> ArgumentsError:
+        return ArgumentsError(self._task, self.signature, problem)
+
+
+class _Custom(type):
+    """Makes types that msgspec leaves to the hook, which calls ``convert``."""
+
+    convert: Callable[..., object]
+
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True  # msgspec asks this of what the hook returned
+
+
+_Hints = dict[str, object]
+_Records = dict[object, _Custom]
+"""The types made for classes so far, also for those that refer to themselves."""
+
+
+def _usable(hint: Any, records: _Records) -> Any:
+    """Return a type that reads JSON as the hint says, or raise ``TypeError``."""
+    if hint in _ANYTHING:
+        return Any
+    for link in ("__supertype__", "__value__"):  # NewType, a ``type`` statement
+        if hasattr(hint, link):
+            return _usable(getattr(hint, link), records)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return Annotated[(_usable(args[0], records), *args[1:])]
+    if origin in (typing.Required, typing.NotRequired):
+        return _usable(args[0], records)
+    if origin in _UNIONS:
+        return _union(args, records)
+    if origin in (*_DICTS, *_OTHERS):
+        inner = tuple(arg if arg is ... else _usable(arg, records) for arg in args)
+        hint = (list if origin is Iterable else origin)[inner]
+    elif _is_record(hint) and not _is_native(hint):
+        return _record(hint, records)
+    info = msgspec.inspect.type_info(hint)
+    custom = isinstance(info, msgspec.inspect.CustomType) and info.cls
+    if custom and not issubclass(custom, PurePath):
+        raise TypeError(f"{_show(hint)} cannot be written in a task")
+    return hint
+
+
+def _union(members: tuple[Any, ...], records: _Records) -> Any:
+    choices = [_usable(member, records) for member in members]
+    native = functools.reduce(operator.or_, choices)
+    if _is_native(native):
+        return native
+    choices = [
+        _record(member, records) if _is_record(member) else choice
+        for member, choice in zip(members, choices, strict=True)
+    ]
+    names = " | ".join(map(_show, members))
+
+    def convert(value: object, *, lax: bool) -> object:
+        for loose in (False, True)[: 1 + lax]:
+            for choice in choices:
+                with suppress(*_ERRORS):
+                    return _convert(value, choice, lax=loose)
+        raise ValueError(f"expected {names}, got {type(value).__name__}")
+
+    return _Custom(names, (), {"convert": convert})
+
+
+def _record(cls: Any, records: _Records) -> _Custom:
+    """Return a type for a dataclass, a named tuple or a typed dict."""
+    if cls in records:
+        return records[cls]
+    custom = records[cls] = _Custom(cls.__name__, (), {})  # it may recur
+    hints = typing.get_type_hints(cls, include_extras=True)
+    if typing.is_typeddict(cls):
+        needed = cls.__required_keys__
+        defaults = {n: _REQUIRED if n in needed else UNSET for n in hints}
+    else:
+        parameters = inspect.signature(cls).parameters
+        defaults = {n: p.default for n, p in parameters.items()}
+    fields = [_field(n, _usable(hints[n], records), d) for n, d in defaults.items()]
+    row = issubclass(cls, tuple)
+    struct = msgspec.defstruct(
+        "_", fields, array_like=row, kw_only=not row, forbid_unknown_fields=True
+    )
+
+    def convert(value: object, *, lax: bool) -> object:
+        return cls(**_fields(_convert(value, struct, lax=lax)))
+
+    custom.convert = convert
+    return custom
+
+
+def _globals(function: Any) -> dict[str, Any]:
+    """Return the names that a function's type hints refer to."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    if not hasattr(function, "__globals__"):
+        is_class = isinstance(function, type)
+        function = function.__init__ if is_class else type(function).__call__
+    return getattr(inspect.unwrap(function), "__globals__", {})
+
+
+def _members(hint: object) -> tuple[Any, ...]:
+    """Return the types in a union, or the only one, without None."""
+    members = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+    return tuple(m for m in members if m is not type(None)) or members
+
+
+def _body_kind(hint: object) -> BodyKind:
+    members = _members(hint)
+    if any(member in (bytes, *_ANYTHING) for member in members):
+        return BodyKind.BYTES
+    if any(member in _FILES for member in members):
+        return BodyKind.FILE
+    raise TypeError(f"the body is bytes or BinaryIO, not {_show(hint)}")
+
+
+def _is_record(hint: Any) -> bool:
+    """Tell whether it is a dataclass, a typed dict or a named tuple."""
+    marks = ("__dataclass_fields__", "__required_keys__", "_field_defaults")
+    return isinstance(hint, type) and any(hasattr(hint, mark) for mark in marks)
+
+
+def _is_native(hint: object) -> bool:
+    """Tell whether msgspec takes a type as it is."""
+    with suppress(TypeError):
+        msgspec.json.Decoder(hint)
+        return True
+    return False
+
+
+def _field(name: str, kind: Any, default: object) -> tuple[Any, ...]:
+    """Return a field of a struct; a default of None allows None."""
+    if default is _REQUIRED:
+        return (name, kind)
+    return (name, kind if default is not None else kind | None, UNSET)
+
+
+def _fields(struct: msgspec.Struct) -> dict[str, object]:
+    """Return the values that were given."""
+    values = msgspec.structs.asdict(struct)
+    return {name: value for name, value in values.items() if value is not UNSET}
+
+
+def _convert(value: object, kind: Any, *, lax: bool) -> Any:
+    return msgspec.convert(
+        value, kind, strict=not lax, str_keys=True, dec_hook=_HOOKS[lax]
+    )
+
+
+def _hook(kind: Any, value: object, *, lax: bool) -> object:
+    if isinstance(kind, _Custom):
+        try:
+            return kind.convert(value, lax=lax)
+        except msgspec.ValidationError as exc:  # msgspec adds a place to others only
+            raise ValueError(str(exc).replace(" - at `$.", " at `")) from None
+    if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
+        return kind(value)
+    raise ValueError(f"expected {_show(kind)}, got {type(value).__name__}")
+
+
+_HOOKS: Final = tuple(functools.partial(_hook, lax=lax) for lax in (False, True))
+
+
+def _encode_hook(value: object) -> object:
+    """Write paths, and classes derived from those that JSON knows."""
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, date | time):
+        return value.isoformat()
+    for base in (str, int, float):
+        if isinstance(value, base):
+            return base.__getnewargs__(value)[0]  # type: ignore[arg-type] # as base
+    raise TypeError(f"{type(value).__name__} cannot be written in a task")
+
+
+_ENCODER: Final = msgspec.json.Encoder(enc_hook=_encode_hook)
+
+
+def _text_keys(value: Any) -> object:
+    """Make paths that are keys into text; msgspec gives no keys to the hook."""
+    if isinstance(value, dict):
+        keys = [str(key) if isinstance(key, PurePath) else key for key in value]
+        return dict(zip(keys, map(_text_keys, value.values()), strict=True))
+    return list(map(_text_keys, value)) if type(value) in (list, tuple) else value
+
+
+def _loss(given: Any, back: Any) -> str | None:
+    """Tell what would not arrive as it was given."""
+    kind, other = type(given), type(back)
+    if kind is other and given == back:
+        return None
+    if back is None and isinstance(given, float):
+        return "nan and infinity cannot be written in JSON"
+    fits = kind in _PLAIN and other not in (bytes, bytearray)
+    is_path_text = other is str and isinstance(given, PurePath)
+    if not (fits or is_path_text or isinstance(given, other)):
+        return f"{kind.__name__} would arrive as {other.__name__}"
+    if isinstance(given, dict) and isinstance(back, dict):
+        lost = [key for key in given if key not in back and not isinstance(key, str)]
+        if lost or len(given) != len(back):
+            return "some keys would be lost, or become text"
+        pairs = [(given[key], back[key]) for key in given if key in back]
+    elif isinstance(given, list | tuple) and isinstance(back, list | tuple):
+        pairs = list(zip(given, back, strict=True))
+    elif dataclasses.is_dataclass(back) and isinstance(given, other):
+        names = [field.name for field in dataclasses.fields(back)]
+        pairs = [(getattr(given, name), getattr(back, name)) for name in names]
+    else:
+        return None
+    return next(filter(None, itertools.starmap(_loss, pairs)), None)
+
+
+def _line(message: str) -> str:
+    """Return a message in our style: one line, lower case, without values."""
+    text = " ".join(message.replace("`", "").split())
+    text = re.sub(r"^Invalid (enum )?value .*", "not one of its values", text)
+    return text[:1].lower() + text[1:]

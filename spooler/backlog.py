@@ -1,0 +1,404 @@
+"""What waits in one spool, in the order in which it is to run.
+
+Only folders whose minute has come are read, each as a whole and seldom: while it
+is being worked off, nobody looks at its directory again. A folder that is nearly
+worked off is watched instead, so that new names come one by one.
+
+Events are hints: a name that comes twice costs the worker one rename that fails.
+"""
+
+import heapq
+import logging
+import re
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from .clock import CLOCK, Clock
+from .logs import escape
+from .spooldir import SpoolDir
+from .spooldir.dropped import Dropped
+from .spooldir.recovery import remove_folder
+from .task import MINUTE_US, is_priority, minute_start_us
+from .wakeup import Watch
+
+NAMES_MAX: Final = 100_000
+"""Names of one folder that are held in memory; the rest is read again later."""
+
+WATCH_MAX: Final = 1000
+"""A folder with more names than this is not watched until they are worked off."""
+
+ADOPT_MAX: Final = 50
+"""Dropped files that are looked at in one go, so that tasks need not wait."""
+
+KEEP_US: Final = 3 * MINUTE_US
+"""How long a minute folder is kept, from the beginning of its minute."""
+
+LOOK_AGAIN: Final = 1.0
+"""Seconds until a dropped file that was not ready is looked at again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A minute folder whose time has come."""
+
+    path: str
+    native: re.Pattern[str]
+    first: str
+    last: str
+    names: list[str] = field(default_factory=list)  # descending: the next is last
+    arrived: list[str] = field(default_factory=list)  # a heap
+    unread: bool = True
+    in_flight: set[str] = field(default_factory=set)
+    returned: set[str] = field(default_factory=set)
+
+    def is_native(self, name: str) -> bool:
+        """Tell whether a name is native and belongs here."""
+        return (
+            self.first <= name[:16] <= self.last
+            and self.native.fullmatch(name) is not None
+        )
+
+    def peek(self) -> str | None:
+        """Return the next name without taking it."""
+        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
+            return self.arrived[0]
+        return self.names[-1] if self.names else None
+
+    def pop(self) -> str:
+        """Take the next name."""
+        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
+            return heapq.heappop(self.arrived)
+        return self.names.pop()
+
+
+@dataclass(slots=True)
+class _Priority:
+    """A priority's minutes, by name; a folder is made when its time has come."""
+
+    number: int
+    minutes: list[str] = field(default_factory=list)
+    known: set[str] = field(default_factory=set)
+    folders: dict[str, _Folder] = field(default_factory=dict)
+    closing: dict[str, _Folder] = field(default_factory=dict)
+
+
+class Backlog:
+    """The tasks that wait in one spool.
+
+    Args:
+        watch: Where to ask for news of directories.
+        dropped: What adopts foreign files.
+    """
+
+    def __init__(
+        self, spool: SpoolDir, watch: Watch, dropped: Dropped, clock: Clock = CLOCK
+    ) -> None:
+        self._spool = spool
+        self._watch = watch
+        self._dropped = dropped
+        self._clock = clock
+        self._priorities: dict[int, _Priority] = {}
+        self._order: list[_Priority] = []
+        self._candidates: dict[tuple[str, str], bool] = {}
+        self._unready: dict[tuple[str, str], float] = {}
+        self.stale = True
+        """Whether something was missed: ``scan`` is due."""
+        self.next_due_us: int | None = None
+        """When the next task is due that was not due at the last ``take``."""
+
+    # -- news -------------------------------------------------------------------
+
+    def scan(self) -> None:
+        """Look at the root and at each priority; read stale folders again.
+
+        Raises:
+            OSError: From the file system.
+        """
+        self.stale = False
+        self._watch.add(".", self._on_root, self._on_lost)
+        for file in self._spool.names("."):
+            self._on_root(file, False)
+        for priority in self._order:
+            self._scan_priority(priority)
+
+    def _scan_priority(self, priority: _Priority) -> None:
+        folder = str(priority.number)
+        on_name = partial(self._on_priority, priority)
+        self._watch.add(folder, on_name, self._on_lost)
+        for file in self._spool.names(folder):
+            self._on_priority(priority, file, False)
+        for each in (*priority.folders.values(), *priority.closing.values()):
+            each.unread = True
+        for minute in list(priority.closing):
+            self._close(priority, minute)
+
+    def _on_lost(self) -> None:
+        self.stale = True
+
+    def _on_root(self, file: str, whole: bool) -> None:
+        if not is_priority(file):
+            if file not in _OURS:
+                self._candidates[".", file] = whole
+            return
+        number = int(file)
+        if number not in self._priorities:
+            priority = self._priorities[number] = _Priority(number)
+            insort(self._order, priority, key=lambda each: each.number)
+            self._scan_priority(priority)
+
+    def _on_priority(self, priority: _Priority, file: str, whole: bool) -> None:
+        if minute_start_us(file) is None:
+            self._candidates[str(priority.number), file] = whole
+        elif file not in priority.known:
+            priority.known.add(file)
+            insort(priority.minutes, file)
+
+    def _on_name(self, folder: _Folder, file: str, whole: bool) -> None:
+        if not folder.is_native(file):
+            self._candidates[folder.path, file] = whole
+        elif file in folder.in_flight:
+            folder.returned.add(file)
+        else:
+            heapq.heappush(folder.arrived, file)
+            self._reopen(folder)
+
+    # -- dropped files ----------------------------------------------------------
+
+    def adopt_some(self) -> None:
+        """Adopt what others dropped: some of it, so that tasks need not wait."""
+        now = self._clock.monotonic()
+        for key, moment in list(self._unready.items()):
+            if moment <= now:
+                del self._unready[key]
+                self._candidates.setdefault(key, False)
+        for key in list(self._candidates)[:ADOPT_MAX]:
+            whole = self._candidates.pop(key)
+            if self._adopt(*key, whole=whole):
+                self._unready[key] = now + LOOK_AGAIN
+            else:
+                self._unready.pop(key, None)
+
+    def _adopt(self, folder: str, file: str, *, whole: bool) -> bool:
+        try:
+            result = self._dropped.adopt(folder, file, finished=whole)
+        except OSError as error:
+            path = escape(f"{folder}/{file}")
+            log.warning("cannot adopt %s now: %s", path, escape(str(error)))
+            return True
+        if isinstance(result, str):
+            self._arrive(result)
+            return False
+        return result
+
+    def _arrive(self, path: str) -> None:
+        number, minute, file = path.split("/")
+        self._on_root(number, True)
+        priority = self._priorities[int(number)]
+        self._on_priority(priority, minute, True)
+        folder = priority.folders.get(minute) or priority.closing.get(minute)
+        if folder is not None:
+            self._on_name(folder, file, True)
+
+    @property
+    def next_look(self) -> float | None:
+        """Seconds until a dropped file should be looked at; None if none waits."""
+        if self._candidates:
+            return 0.0
+        if not self._unready:
+            return None
+        return max(0.0, min(self._unready.values()) - self._clock.monotonic())
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether nobody tells of new files, so that only scans find them."""
+        return self._watch.mode == "scan"
+
+    @property
+    def has_due(self) -> bool:
+        """Whether a task is due that nobody has been handed."""
+        now = f"{self._clock.now_us():016d}"
+        for priority in self._order:
+            for minute in priority.minutes:
+                if (minute_start_us(minute) or 0) > self._clock.now_us():
+                    break
+                folder = priority.folders.get(minute)
+                name = folder.peek() if folder else now
+                if name is not None and name[:16] <= now:
+                    return True
+        return False
+
+    # -- taking -----------------------------------------------------------------
+
+    def take(self, limit: int, more_urgent_than: int | None = None) -> list[str]:
+        """Return the paths of due tasks, the most urgent first.
+
+        Each counts as in flight until ``settle``.
+
+        Args:
+            limit: How many at most.
+            more_urgent_than: Only priorities below this number.
+
+        Raises:
+            OSError: From the file system.
+        """
+        taken: list[str] = []
+        now_us = self._clock.now_us()
+        self.next_due_us = None
+        for priority in self._order:
+            if more_urgent_than is not None and priority.number >= more_urgent_than:
+                break
+            self._take_from(priority, now_us, limit, taken)
+            if len(taken) >= limit:
+                break
+        return taken
+
+    def _take_from(
+        self, priority: _Priority, now_us: int, limit: int, taken: list[str]
+    ) -> None:
+        index = 0
+        while index < len(priority.minutes):
+            minute = priority.minutes[index]
+            start_us = minute_start_us(minute) or 0
+            if start_us > now_us:
+                self._due_later(start_us)
+                return
+            folder = priority.folders.get(minute) or self._load(priority, minute)
+            self._take_names(folder, now_us, limit, taken)
+            if len(taken) >= limit:
+                return
+            if folder.peek() is None and start_us + KEEP_US <= now_us:
+                self._close(priority, minute)
+            index = bisect_right(priority.minutes, minute)
+
+    def _take_names(
+        self, folder: _Folder, now_us: int, limit: int, taken: list[str]
+    ) -> None:
+        now = f"{now_us:016d}"
+        while len(taken) < limit:
+            name = folder.peek()
+            if name is None:
+                if not folder.unread:
+                    return
+                self._read(folder)
+            elif name[:16] > now:
+                self._due_later(int(name[:16]))
+                return
+            else:
+                folder.pop()
+                folder.in_flight.add(name)
+                taken.append(f"{folder.path}/{name}")
+
+    def _due_later(self, due_us: int) -> None:
+        if self.next_due_us is None or due_us < self.next_due_us:
+            self.next_due_us = due_us
+
+    def _load(self, priority: _Priority, minute: str) -> _Folder:
+        start_us = minute_start_us(minute) or 0
+        folder = priority.folders[minute] = _Folder(
+            path=f"{priority.number}/{minute}",
+            native=_native(priority.number),
+            first=f"{start_us:016d}",
+            last=f"{start_us + MINUTE_US - 1:016d}",
+        )
+        return folder
+
+    def _read(self, folder: _Folder) -> None:
+        self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
+        found = self._spool.names(folder.path)
+        names = []
+        for name in found:
+            if not folder.is_native(name):
+                self._candidates.setdefault((folder.path, name), False)
+            elif name not in folder.in_flight:
+                names.append(name)
+        folder.unread = len(names) > WATCH_MAX
+        if folder.unread:
+            self._watch.remove(folder.path)
+        if len(names) > NAMES_MAX:
+            names = heapq.nsmallest(NAMES_MAX, names)
+        names.sort(reverse=True)
+        folder.names = names
+        folder.arrived = []
+
+    # -- settling ---------------------------------------------------------------
+
+    def settle(self, path: str) -> None:
+        """Forget a task that a worker is done with, or could not claim."""
+        number, minute, name = path.split("/")
+        priority = self._priorities[int(number)]
+        folder = priority.folders.get(minute) or priority.closing.get(minute)
+        if folder is None:
+            return
+        folder.in_flight.discard(name)
+        if name in folder.returned:
+            folder.returned.discard(name)
+            self._on_name(folder, name, True)
+        elif not folder.in_flight and minute in priority.closing:
+            self._close(priority, minute)
+
+    def give_back(self, path: str) -> None:
+        """Take back a task that a worker did not get to."""
+        number, minute, name = path.split("/")
+        priority = self._priorities[int(number)]
+        folder = priority.folders.get(minute) or priority.closing.get(minute)
+        if folder is not None and name in folder.in_flight:
+            folder.in_flight.discard(name)
+            folder.returned.discard(name)
+            self._on_name(folder, name, True)
+
+    def _close(self, priority: _Priority, minute: str) -> None:
+        """Remove a folder that is over, or wait for what is in flight from it."""
+        folder = priority.closing.get(minute) or priority.folders[minute]
+        if minute in priority.folders:
+            del priority.folders[minute]
+            priority.minutes.remove(minute)
+            priority.closing[minute] = folder
+        if folder.in_flight:
+            return
+        try:
+            gone = remove_folder(self._spool, folder.path, self._clock)
+        except OSError as error:
+            log.warning("cannot remove folder %s: %s", folder.path, error)
+            return
+        self._watch.remove(folder.path)
+        del priority.closing[minute]
+        priority.known.discard(minute)
+        if not gone:
+            self._reload_later(priority, minute)
+
+    def _reload_later(self, priority: _Priority, minute: str) -> None:
+        """Something is left in it: a task that came just now, or junk."""
+        left = self._spool.names(f"{priority.number}/{minute}")
+        folder = self._load(priority, minute)
+        del priority.folders[minute]
+        if any(folder.is_native(name) for name in left):
+            self._on_priority(priority, minute, True)
+            return
+        priority.known.add(minute)
+        priority.closing[minute] = folder
+        for name in left:
+            self._candidates.setdefault((folder.path, name), False)
+
+    def _reopen(self, folder: _Folder) -> None:
+        number, minute = folder.path.split("/")
+        priority = self._priorities[int(number)]
+        if minute in priority.closing:
+            priority.folders[minute] = priority.closing.pop(minute)
+            insort(priority.minutes, minute)
+
+
+_OURS: Final = frozenset(
+    {"running", "failed", "corrupt", "done", "logs", "tmp", "timers", "workers"}
+)
+
+
+def _native(priority: int) -> re.Pattern[str]:
+    """Return what the native names of one priority look like."""
+    return re.compile(
+        rf"[0-9]{{16}}\.{priority}\.(?:0|[1-9][0-9]{{0,5}})\.[0-9a-f]{{16}}"
+        r"\.\w[^\x00-\x20\x7f/]*(?<!\.tmp)(?<!\.why)"
+    )

@@ -1,0 +1,1 @@
+"""The commands ``spoold`` and ``spool``: parse, call, print."""

@@ -1,0 +1,194 @@
+"""The command ``spoold``: serve spools."""
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from .. import __version__, logs
+from ..config import Settings, parse_file
+from ..daemon import Daemon
+from ..errors import EXIT_SETTINGS, EXIT_USAGE, UsageError
+from ..logs import LEVELS, escape
+from ..retry import RetryPolicy
+
+EPILOG = """\b
+Examples:
+  spool init ./spool
+  spoold --dir ./spool --import tasks
+  spoold --dir ./mail --dir ./photos --import shop.tasks --workers 4
+  spoold --dir ./spool --import tasks --burst
+
+\b
+Signals: TERM and INT finish what runs (at most --grace seconds) and stop; a second
+one stops now. HUP imports the code anew without losing a task.
+
+\b
+Every option can also be given as an environment variable (SPOOLER_WORKERS=4) or in
+the file named by --config (workers = 4). The command line wins, then the environment.
+
+\b
+Exit codes: 0 stopped as asked, 2 wrong usage, 78 something must be put right first
+(no such spool, no permission, modules that cannot be imported, a bad file).
+"""
+
+
+def _read_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
+    if path is None:
+        return
+    options = {
+        str(p.name)
+        for p in context.command.params
+        if p.name not in ("config", "version", "help")
+    }
+    names = {"import" if name == "imports" else name: None for name in options}
+    names["dir"] = None
+    try:
+        with open(path, encoding="utf-8") as file:
+            settings = parse_file(file.read(), names)
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    except UsageError as error:
+        raise click.BadParameter(f"{path}: {error}") from None
+    for name, option in (("import", "imports"), ("dir", "dirs")):
+        if name in settings:
+            value = settings.pop(name)
+            settings[option] = value if isinstance(value, list) else [value]
+    context.default_map = {**(context.default_map or {}), **settings}
+
+
+_DEFAULTS = RetryPolicy()
+
+
+@click.command(
+    epilog=EPILOG,
+    context_settings={
+        "auto_envvar_prefix": "SPOOLER",
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 90,
+        "show_default": True,
+    },
+)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False),
+    is_eager=True,
+    expose_value=False,
+    callback=_read_config,
+    help="A TOML file with settings.",
+)
+@click.option(
+    "--dir",
+    "dirs",
+    multiple=True,
+    type=click.Path(),
+    envvar="SPOOLER_DIR",
+    metavar="DIR",
+    help="The spool to serve; may be given several times.",
+)
+@click.option(
+    "--import",
+    "imports",
+    multiple=True,
+    envvar="SPOOLER_IMPORT",
+    metavar="MODULE",
+    help="A module with tasks, or a path that ends in .py; may be given several times.",
+)
+@click.option("--workers", type=int, default=1, help="Worker processes for each spool.")
+@click.option(
+    "--frequency",
+    type=float,
+    default=30.0,
+    metavar="SECONDS",
+    help="Time between two scans that no event caused.",
+)
+@click.option(
+    "--grace",
+    type=float,
+    default=30.0,
+    metavar="SECONDS",
+    help="Time that running tasks are given when spoold stops.",
+)
+@click.option(
+    "--max-tasks",
+    type=int,
+    default=0,
+    help="Replace a worker after so many runs; 0 for never.",
+)
+@click.option(
+    "--hard-timeout",
+    type=float,
+    default=None,
+    metavar="SECONDS",
+    help="Kill a worker whose task runs longer.",
+)
+@click.option("--burst", is_flag=True, help="Stop when nothing is left to run now.")
+@click.option(
+    "--allow-uid",
+    "allow_uid",
+    multiple=True,
+    type=int,
+    envvar="SPOOLER_ALLOW_UID",
+    help="Take files of this owner too, besides root's and your own.",
+)
+@click.option(
+    "--max-attempts",
+    type=int,
+    default=_DEFAULTS.max_attempts,
+    help="Runs of a task in all, where it does not say; 0 for no limit.",
+)
+@click.option(
+    "--backoff",
+    type=float,
+    default=_DEFAULTS.backoff,
+    metavar="SECONDS",
+    help="Time before the second attempt; doubles each time.",
+)
+@click.option(
+    "--backoff-max",
+    type=float,
+    default=_DEFAULTS.backoff_max,
+    metavar="SECONDS",
+    help="Where the doubling ends.",
+)
+@click.option(
+    "--jitter",
+    type=float,
+    default=_DEFAULTS.jitter,
+    help="Part of that time, 0 to 1, that is left to chance.",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    help="What is logged, to stderr.",
+)
+@click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
+@click.version_option(__version__)
+def main(**options: Any) -> None:
+    """Run the tasks in spool directories."""
+    try:
+        settings = _settings(options)
+    except UsageError as error:
+        click.echo(f"spoold: {escape(str(error))}", err=True)
+        sys.exit(EXIT_USAGE)
+    logs.configure(settings.log_level, json=settings.log_json)
+    try:
+        code = Daemon(settings).run()
+    except UsageError as error:
+        _stop(error)
+    except OSError as error:
+        _stop(error)
+    sys.exit(code)
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    policy = ("max_attempts", "backoff", "backoff_max", "jitter")
+    retry = RetryPolicy(**{name: options.pop(name) for name in policy})
+    options["allow_uids"] = options.pop("allow_uid")
+    return Settings(**options, retry=retry)
+
+
+def _stop(error: Exception) -> NoReturn:
+    click.echo(f"spoold: {escape(str(error))}", err=True)
+    sys.exit(EXIT_SETTINGS)

@@ -1,0 +1,398 @@
+"""Task file ⇄ bytes: JSON, ``key=value`` lines and uWSGI packets.
+
+Works on bytes in memory and touches no file. What it cannot read it calls corrupt,
+always for the same reason, whoever asks and however deep in a program.
+Specification: docs/format.md, section 2.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import msgspec
+
+from .errors import CorruptError, TaskNameError, UsageError
+from .task import (
+    MAX_DUE_US,
+    MAX_HEADER,
+    MAX_PRIORITY,
+    Header,
+    check_task_name,
+    is_id,
+    is_priority,
+)
+
+MAX_DEPTH: Final = 200
+"""Levels of objects and arrays in JSON. Must stay far below Python's recursion
+limit, so that what a supervisor could read a worker can read too."""
+
+_PACKET: Final = b"\x11"
+_TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
+_TOO_LARGE: Final = f"header is larger than {MAX_HEADER} bytes"
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
+_FROM_NOW = re.compile(r"\+(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+_ISO = re.compile(
+    r"\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):\d\d(?::\d\d(?:\.\d+)?)?"
+    r"(Z|[+-]\d\d(?::?\d\d)?)?",
+    re.ASCII,
+)
+_JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
+    """The keys that mean something (docs/format.md, "Keys")."""
+
+    task: str
+    args: msgspec.Raw = msgspec.Raw(b"{}")
+    at: str | int | float | None = None
+    priority: Annotated[int, msgspec.Meta(ge=0, le=MAX_PRIORITY)] | None = None
+    body: str | None = None
+    spooler: str | None = None
+    id: str | None = None
+    key: str | None = None
+    traceparent: str | None = None
+    v: int | None = None
+
+
+_LINE_KEYS: Final = tuple(key for key in _Keys.__struct_fields__ if key != "args")
+_ENCODER = msgspec.json.Encoder()
+_DECODER = msgspec.json.Decoder(_Keys)
+_ANY_DECODER = msgspec.json.Decoder()
+
+
+def _refuse(constant: str) -> None:
+    raise CorruptError(f"not JSON: {constant} is no number")
+
+
+# Only tells where an object ends and where it is broken; makes no numbers.
+_SCANNER = json.JSONDecoder(parse_int=len, parse_float=len, parse_constant=_refuse)
+
+
+def encode(
+    task: str,
+    args: bytes,
+    *,
+    at: str | int | float | None = None,
+    priority: int | None = None,
+    body: str | None = None,
+    id: str | None = None,
+    key: str | None = None,
+    traceparent: str | None = None,
+) -> bytes:
+    """Return the header of a task file: one line of JSON with its newline.
+
+    ``args`` is a JSON object and is put in as it is. The body, if there is one, goes
+    right after the header. The name, the priority and the id are not checked here.
+
+    Raises:
+        UsageError: No reader would take it: too large, or nested too deep.
+        ValueError: ``at`` is not a moment, or a text has half a surrogate pair.
+    """
+    if at is not None:
+        parse_at(at, 0)
+    keys = _Keys(
+        task, msgspec.Raw(args), at, priority, body, None, id, key, traceparent
+    )
+    header = _ENCODER.encode(keys) + b"\n"
+    if len(header) > MAX_HEADER:
+        raise UsageError(f"{_TOO_LARGE}: put what is large into the body")
+    if _is_deep(args):
+        raise UsageError(_TOO_DEEP)
+    return header
+
+
+def decode(data: bytes, *, whole: bool) -> Header | None:
+    """Read the header of a task file.
+
+    Args:
+        data: The first bytes; ``MAX_HEADER + 1`` are enough for any header.
+        whole: That is all of the file. If not, there must be more: ask ``fstat``.
+
+    Returns:
+        The header; or None if it goes on after ``data``: read more.
+
+    Raises:
+        CorruptError: It is not a task.
+    """
+    if whole and not data:
+        raise CorruptError("empty file")
+    head = data[:MAX_HEADER]
+    ends = whole and len(data) <= MAX_HEADER
+    if head.startswith(b"{"):
+        header = _read_json(head, ends=ends)
+    elif head.startswith(_PACKET):
+        header = _read_packet(head, ends=ends)
+    else:
+        header = _read_lines(head, ends=ends)
+    if header is None:
+        if len(data) > MAX_HEADER:
+            raise CorruptError(_TOO_LARGE)
+    elif header.body is not None and not (whole and header.body_offset == len(data)):
+        raise CorruptError("there is a key `body` and a body after the header as well")
+    return header
+
+
+def parse_at(value: str | int | float | datetime | timedelta, now_us: int) -> int:
+    """Return when a task is due, in µs since the epoch (docs/format.md, "Keys").
+
+    ``now_us`` is the moment from which ``+5m`` and a timedelta count. A datetime must
+    have its zone; in a text a moment without one is UTC.
+
+    Raises:
+        ValueError: It is not a moment, or later than fits in a name. A ``+5m`` that
+            `decode` let pass can be too late from this ``now_us``.
+    """
+    if isinstance(value, str):
+        due_us = _text_us(value, now_us)
+    elif isinstance(value, timedelta):
+        due_us = now_us + value // _MICROSECOND
+    elif isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError(f"at: {value} has no time zone")
+        due_us = (value - _EPOCH) // _MICROSECOND
+    else:
+        due_us = _seconds_us(value)
+    if due_us > MAX_DUE_US:
+        raise ValueError("at is later than 2286-11-20T17:46:39Z")
+    return max(due_us, 0)
+
+
+def _seconds_us(seconds: float) -> int:
+    """Convert exactly; a product would round."""
+    if isinstance(seconds, bool) or not abs(seconds) < math.inf:
+        raise ValueError(f"at: {seconds} is not a moment")
+    full = math.floor(seconds)
+    return full * 1_000_000 + round((seconds - full) * 1_000_000)
+
+
+def _text_us(text: str, now_us: int) -> int:
+    if match := _FROM_NOW.fullmatch(text):
+        return now_us + _seconds_us(float(match[1]) * _UNITS[match[2]])
+    if _NUMBER.fullmatch(text):
+        return _seconds_us(float(text))
+    if match := _ISO.fullmatch(text):
+        with suppress(ValueError):
+            moment = datetime.fromisoformat(text if match[1] else f"{text}Z")
+            return (moment - _EPOCH) // _MICROSECOND
+    raise ValueError(f"at: {_show(text)} is not a moment")
+
+
+def _show(text: str) -> str:
+    """Return what a file holds, fit for a line of a log."""
+    return ascii(text if len(text) <= 60 else f"{text[:60]}...")
+
+
+def _header(
+    keys: _Keys, args: bytes | Mapping[str, object], end: int, *, uwsgi: bool = False
+) -> Header:
+    """Check what every format has in common."""
+    try:
+        check_task_name(keys.task)
+        if keys.at is not None:
+            parse_at(keys.at, 0)
+    except TaskNameError:
+        raise CorruptError(f"task: {_show(keys.task)} cannot be a name") from None
+    except ValueError as error:
+        raise CorruptError(str(error)) from None
+    if keys.id is not None and not is_id(keys.id):
+        raise CorruptError(f"id: {_show(keys.id)} is not 16 hex digits, lower case")
+    if keys.v is not None and keys.v != 1:
+        raise CorruptError("v: only version 1 of the format is known")
+    at, priority, body = keys.at, keys.priority, keys.body
+    id_, key, trace = keys.id, keys.key, keys.traceparent
+    return Header(keys.task, args, end, at, priority, body, id_, key, trace, uwsgi)
+
+
+def _is_deep(data: bytes) -> bool:
+    """Tell whether JSON, known to be well formed, is nested too deep."""
+    if len(data) <= MAX_DEPTH or data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
+        return False
+    left = _JSON_TEXT.sub(b"", data).translate(_BRACKETS, _NO_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        left = left.replace(b"[]", b"")  # takes away the innermost level
+    return left != b""
+
+
+def _read_json(head: bytes, *, ends: bool) -> Header | None:
+    newline = head.find(b"\n")
+    line = head if newline < 0 else head[:newline].removesuffix(b"\r")
+    end = newline + 1 or len(head)
+    if line.endswith(b"}") and (newline > 0 or ends):
+        try:
+            return _read_object(line, end)
+        except (ValueError, RecursionError, msgspec.MsgspecError):
+            pass  # Several lines, or broken: find out which, and where.
+    try:
+        return _read_json_exactly(head, ends=ends)
+    except RecursionError:
+        raise CorruptError(_TOO_DEEP) from None
+
+
+def _read_object(data: bytes, end: int) -> Header:
+    """Read exactly one JSON object. The common way: keep it short."""
+    keys = _DECODER.decode(data)
+    if not data.isascii():
+        data.decode()  # msgspec skips what it need not make into text
+    args = bytes(keys.args)
+    if not args.startswith(b"{"):
+        if args != b"null":
+            raise CorruptError("args: not a JSON object")
+        args = b"{}"
+    _ANY_DECODER.decode(args)
+    if _is_deep(data):
+        raise CorruptError(_TOO_DEEP)
+    return _header(keys, args, end)
+
+
+def _read_json_exactly(head: bytes, *, ends: bool) -> Header | None:
+    """Read an object of any shape; or say what is wrong, and where."""
+    text, is_text = _leading_text(head, ends=ends)
+    try:
+        _, length = _SCANNER.raw_decode(text)
+    except json.JSONDecodeError as error:
+        open_end = error.msg.startswith("Unterminated") or error.pos == len(text)
+        # An error near the end may come from what is missing there.
+        if is_text and not ends and (open_end or error.pos > len(text) - 12):
+            return None
+        if open_end and not is_text:
+            lines = text.count("\n") + 1
+            raise CorruptError(f"line {lines}: not UTF-8") from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise CorruptError(f"{where}: not JSON: {_lower(error.msg)}") from None
+    data = text[:length].encode()
+    after = head[len(data) : len(data) + 2]
+    if not ends and after in (b"", b"\r"):
+        return None
+    if after != b"\r\n" and after[:1] not in (b"", b"\n"):
+        line = data.count(b"\n") + 1
+        raise CorruptError(f"line {line}: no newline after the JSON object")
+    try:
+        return _read_object(data, len(data) + after.find(b"\n") + 1)
+    except msgspec.ValidationError as error:
+        raise CorruptError(f"JSON: {_lower(str(error))}") from None
+    except msgspec.DecodeError:
+        raise CorruptError("JSON: a text has half a surrogate pair") from None
+
+
+def _leading_text(head: bytes, *, ends: bool) -> tuple[str, bool]:
+    """Return the text that data begins with, and whether there is nothing else."""
+    try:
+        return head.decode(), True
+    except UnicodeDecodeError as error:
+        cut = not ends and error.reason == "unexpected end of data"
+        return head[: error.start].decode(), cut
+
+
+def _read_lines(head: bytes, *, ends: bool) -> Header | None:
+    pairs: dict[str, object] = {}
+    start = number = 0
+    while start < len(head):
+        number += 1
+        stop = head.find(b"\n", start)
+        if stop < 0 and not ends:
+            return None
+        line = head[start:stop].removesuffix(b"\r") if stop >= 0 else head[start:]
+        start = stop + 1 if stop >= 0 else len(head)
+        if not line:
+            break
+        try:
+            key, value = _read_line(line)
+            if key in pairs:
+                raise ValueError(f"the key {_show(key)} occurs twice")
+        except ValueError as error:
+            raise CorruptError(f"line {number}: {error}") from None
+        pairs[key] = value
+    else:
+        if not ends:
+            return None
+    known = {key: pairs.pop(key) for key in _LINE_KEYS if key in pairs}
+    try:
+        keys = msgspec.convert(known, _Keys)
+    except msgspec.ValidationError as error:
+        raise CorruptError(_lower(str(error))) from None
+    return _header(keys, pairs, start)
+
+
+def _read_line(line: bytes) -> tuple[str, object]:
+    """Read ``key=text`` or ``key:=json``; raise ValueError for anything else."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    if "\0" in text:
+        raise ValueError("a NUL byte")
+    if text[0] == "\ufeff":
+        raise ValueError("a byte order mark")
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"no = in {_show(text)}")
+    if key in ("", ":"):
+        raise ValueError("no key before the =")
+    if not key.endswith(":"):
+        return key, _number(key, value) if key in ("priority", "v") else value
+    try:
+        typed: object = _ANY_DECODER.decode(value)
+        if _is_deep(value.encode()):
+            raise RecursionError
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not JSON: {_lower(str(error))}") from None
+    return key[:-1], typed
+
+
+def _read_packet(head: bytes, *, ends: bool) -> Header | None:
+    end = 4 + int.from_bytes(head[1:3], "little")
+    if len(head) < end:
+        if not ends:
+            return None
+        raise CorruptError(f"uWSGI packet: cut short, {len(head)} of {end} bytes")
+    pairs: dict[str, str] = {}
+    start = 4
+    while start < end:
+        key, start = _read_piece(head, start, end)
+        value, start = _read_piece(head, start, end)
+        if not key:
+            raise CorruptError(f"uWSGI packet: empty key before byte {start}")
+        pairs[key] = value
+    task = pairs.get("ud_spool_func", pairs.get("task", "uwsgi"))
+    taken = {key: pairs.pop(key, None) for key in ("at", "priority", "body", "spooler")}
+    at, priority = taken["at"] or None, taken["priority"]  # empty is absent in uWSGI
+    try:
+        if at is not None and not _NUMBER.fullmatch(at):
+            raise ValueError(f"at: {_show(at)} is not a number")
+        number = _number("priority", priority) if priority else None
+    except ValueError as error:
+        raise CorruptError(f"uWSGI packet: {error}") from None
+    keys = _Keys(task, at=at, priority=number, body=taken["body"])
+    return _header(keys, pairs, end, uwsgi=True)
+
+
+def _read_piece(head: bytes, start: int, end: int) -> tuple[str, int]:
+    """Read a key or a value of a packet; return where the next one begins."""
+    first = start + 2
+    stop = first + int.from_bytes(head[start:first], "little")
+    if first > end or stop > end:
+        raise CorruptError(f"uWSGI packet: bytes {start} and on do not fit in it")
+    return head[first:stop].decode("utf-8", "surrogateescape"), stop
+
+
+def _number(key: str, text: str) -> int:
+    if not is_priority(text):
+        raise ValueError(f"{key}: {_show(text)} is not a whole number up to 999999")
+    return int(text)
+
+
+def _lower(text: str) -> str:
+    text = text.removeprefix("JSON is malformed: ")
+    return text[:1].lower() + text[1:]

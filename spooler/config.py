@@ -1,0 +1,78 @@
+"""Settings of the daemon: checked once, then frozen.
+
+Options, environment and file are read by the command (``cli.spoold``); this is
+what they come to.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import UsageError
+from .retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What ``spoold`` was asked to do.
+
+    Attributes:
+        dirs: The spools to serve; timers without a spool of their own go to the
+            first.
+        imports: The user's modules.
+        workers: Worker processes for each spool.
+        frequency: Seconds between two scans of a spool that nothing else caused.
+        grace: Seconds that running tasks are given when the daemon stops.
+        max_tasks: Runs after which a worker is replaced; 0 for never.
+        hard_timeout: Seconds a run may take; None for no limit.
+        burst: End when nothing is left to run now.
+        allow_uids: Owners of files that count as tasks, besides root and this user.
+    """
+
+    dirs: tuple[str, ...]
+    imports: tuple[str, ...]
+    workers: int = 1
+    frequency: float = 30.0
+    grace: float = 30.0
+    max_tasks: int = 0
+    hard_timeout: float | None = None
+    burst: bool = False
+    allow_uids: tuple[int, ...] = ()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    log_level: str = "info"
+    log_json: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.dirs:
+            raise UsageError("no spool was named: use --dir DIR")
+        if len(set(self.dirs)) != len(self.dirs):
+            raise UsageError("the same spool is named twice")
+        for name, low in (("workers", 1), ("max_tasks", 0), ("grace", 0)):
+            value = getattr(self, name)
+            if not value >= low:
+                raise UsageError(f"{name}={value} cannot be: it takes {low} or more")
+        for name in ("frequency", "hard_timeout"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name}={value} cannot be: it takes more than 0")
+
+
+def parse_file(text: str, known: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings in a TOML file, by option name with ``_`` for ``-``.
+
+    Args:
+        known: The names that may occur.
+
+    Raises:
+        UsageError: It is not TOML, or has a name that is no setting.
+    """
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not TOML: {error}") from None
+    settings = {name.replace("-", "_"): value for name, value in values.items()}
+    for name in settings:
+        if name not in known:
+            names = ", ".join(sorted(known))
+            raise UsageError(f"there is no setting {name!r}; there are: {names}")
+    return settings

@@ -1,0 +1,352 @@
+"""The loop of ``spoold``: recover, supervise, schedule, wait.
+
+It imports no user code. One thread, one selector; each spool has its backlog, its
+supervisor and its scheduler, and all share the template process.
+"""
+
+import errno
+import logging
+import os
+import platform
+import signal
+import socket
+from dataclasses import dataclass
+from typing import Final
+
+from ._version import __version__
+from .backlog import Backlog
+from .clock import CLOCK
+from .config import Settings
+from .errors import EXIT_DONE, UsageError
+from .forker import Forker, template_start
+from .logs import escape
+from .scheduler import Scheduler
+from .spooldir import SpoolDir
+from .spooldir.dropped import Dropped
+from .spooldir.recovery import ProcessLock, process_name, sweep
+from .status import count
+from .supervisor import Supervisor, SupervisorSettings, accepted_owners
+from .task import iso
+from .template import Known
+from .wakeup import Loop, Signals, Watch, file_system
+
+LOOK_FOR_DEAD: Final = 1.0
+"""Seconds between two looks for processes of other daemons that have died."""
+
+SWEEP_EVERY: Final = 60.0
+"""Seconds between two sweeps of left-overs."""
+
+BLIND_SCAN: Final = 1.0
+"""Seconds between two scans where there is no inotify."""
+
+FULL_AGAIN: Final = 1.0
+"""Seconds to wait after an error of the file system."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Spool:
+    """One spool and what serves it."""
+
+    dir: SpoolDir
+    lock: ProcessLock
+    watch: Watch
+    backlog: Backlog
+    supervisor: Supervisor
+    scheduler: Scheduler
+    scan_at: float = 0.0
+    look_at: float = 0.0
+    sweep_at: float = 0.0
+    pause_until: float = 0.0
+
+
+class Daemon:
+    """``spoold``.
+
+    Args:
+        settings: What it is to do.
+
+    Raises:
+        NotASpoolError: One of the directories is not a spool.
+        OSError: One of them cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._loop = Loop()
+        self._spools = [self._open(SpoolDir(path)) for path in settings.dirs]
+        self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self._loop.add(self._signals.fileno(), self._on_signals)
+        self._forker = self._fork_template()
+        self._coming: Forker | None = None
+        self._old: list[Forker] = []
+        self._stop_at: float | None = None
+        self._killed = False
+
+    def _open(self, spool: SpoolDir) -> _Spool:
+        spool.open()
+        settings = self._settings
+        name = process_name("daemon")
+        lock = ProcessLock(spool, name)
+        try:
+            if not lock.acquire(timeout=5.0):
+                raise UsageError(f"{spool.path}: cannot take the lock of {name}")
+        except OSError as error:
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                kind = file_system(spool.path)
+                raise UsageError(
+                    f"{spool.path}: its file system ({kind}) has no locks"
+                    " (flock), and spoold cannot work safely without"
+                ) from None
+            raise
+        owners = accepted_owners(settings.allow_uids)
+        watch = Watch(spool.path)
+        backlog = Backlog(spool, watch, Dropped(spool, owners))
+        supervisor = Supervisor(
+            spool,
+            backlog,
+            SupervisorSettings(
+                workers=settings.workers,
+                owners=owners,
+                retry=settings.retry,
+                max_tasks=settings.max_tasks,
+                hard_timeout=settings.hard_timeout,
+            ),
+            name,
+            self._loop.add,
+            self._loop.remove,
+        )
+        fd = watch.fileno()
+        if fd is not None:
+            self._loop.add(fd, watch.read)
+        return _Spool(spool, lock, watch, backlog, supervisor, Scheduler(spool))
+
+    def _fork_template(self) -> Forker:
+        settings = self._settings
+        start = template_start(
+            list(settings.imports), settings.log_level, log_json=settings.log_json
+        )
+        forker = Forker(start)
+        self._loop.add(forker.fileno(), forker.read)
+        return forker
+
+    # -- beginning --------------------------------------------------------------
+
+    def run(self) -> int:
+        """Serve the spools until told to stop; return the exit code.
+
+        Raises:
+            UsageError: The user's modules cannot be imported.
+        """
+        try:
+            self._wait_for_template()
+            if self._stop_at is None:
+                self._use(self._forker)
+                self._banner()
+            while not self._is_over():
+                self._turn()
+        finally:
+            self._close()
+        return EXIT_DONE
+
+    def _wait_for_template(self) -> None:
+        while self._forker.known is None and self._stop_at is None:
+            self._loop.wait(None)
+            if self._forker.error is not None:
+                raise UsageError(self._forker.error)
+            if self._forker.gone:
+                raise UsageError("the process that imports the modules has died")
+
+    def _use(self, forker: Forker) -> None:
+        known = forker.known or []
+        for index, spool in enumerate(self._spools):
+            spool.supervisor.use(forker)
+            spool.scheduler.use([k for k in known if _belongs(k, spool.dir, index)])
+            spool.lock.describe(
+                {
+                    "kind": "daemon",
+                    "pid": os.getpid(),
+                    "host": socket.gethostname(),
+                    "started": iso(CLOCK.now_us()),
+                    "version": __version__,
+                    "workers": self._settings.workers,
+                    "tasks": sorted(each.name for each in known),
+                }
+            )
+
+    def _banner(self) -> None:
+        names = sorted(known.name for known in self._forker.known or ())
+        log.info(
+            "spoold %s (Python %s) pid=%d imports=%s tasks=%d: %s",
+            __version__,
+            platform.python_version(),
+            os.getpid(),
+            ",".join(self._settings.imports) or "-",
+            len(names),
+            escape(", ".join(names)) or "-",
+        )
+        for spool in self._spools:
+            counts = count(spool.dir)
+            log.info(
+                "serve spool=%s filesystem=%s wakeup=%s workers=%d timers=%d"
+                " waiting=%d later=%d failed=%d corrupt=%d",
+                escape(spool.dir.path),
+                file_system(spool.dir.path),
+                spool.watch.mode,
+                self._settings.workers,
+                len(spool.scheduler),
+                counts.waiting,
+                counts.later,
+                counts.failed,
+                counts.corrupt,
+            )
+        if os.geteuid() == 0:
+            log.warning("running as root: tasks run as root too")
+
+    # -- one turn of the loop ---------------------------------------------------
+
+    def _turn(self) -> None:
+        wait = 3600.0
+        for spool in self._spools:
+            try:
+                self._serve(spool)
+            except OSError as error:
+                log.error("spool=%s: %s", spool.dir.path, error)
+                spool.pause_until = CLOCK.monotonic() + FULL_AGAIN
+            wait = min(wait, self._idle_for(spool))
+        if self._stop_at is not None:
+            self._enforce_grace()
+            wait = min(wait, max(0.0, self._stop_at - CLOCK.monotonic()))
+        self._loop.wait(wait)
+        self._look_after_templates()
+
+    def _serve(self, spool: _Spool) -> None:
+        now = CLOCK.monotonic()
+        if now < spool.pause_until:
+            return
+        spool.supervisor.recover_dead()
+        spool.supervisor.enforce()
+        if self._stop_at is not None:
+            return
+        if now >= spool.look_at:
+            spool.look_at = now + LOOK_FOR_DEAD
+            spool.supervisor.recover_strangers()
+        if now >= spool.sweep_at:
+            spool.sweep_at = now + SWEEP_EVERY
+            sweep(spool.dir)
+        if spool.backlog.stale or now >= spool.scan_at:
+            frequency = self._settings.frequency
+            if spool.backlog.is_blind:
+                frequency = min(frequency, BLIND_SCAN)
+            spool.scan_at = now + frequency
+            spool.backlog.scan()
+        spool.scheduler.put_due()
+        spool.backlog.adopt_some()
+        spool.supervisor.spawn(self._forker)
+        spool.supervisor.feed()
+
+    def _idle_for(self, spool: _Spool) -> float:
+        """Return for how many seconds the spool needs no attention."""
+        now = CLOCK.monotonic()
+        if now < spool.pause_until:
+            return spool.pause_until - now
+        waits = [spool.supervisor.next_moment()]
+        if self._stop_at is None:
+            if spool.backlog.stale:
+                return 0.0
+            waits += [spool.scan_at - now, spool.look_at - now, spool.sweep_at - now]
+            waits.append(spool.backlog.next_look)
+            for moment_us in (spool.backlog.next_due_us, spool.scheduler.next_us):
+                if moment_us is not None:
+                    waits.append((moment_us - CLOCK.now_us()) / 1e6)
+        return max(0.0, min((wait for wait in waits if wait is not None), default=60.0))
+
+    def _is_over(self) -> bool:
+        if self._stop_at is not None:
+            return all(spool.supervisor.empty for spool in self._spools)
+        if self._settings.burst and all(self._is_done(s) for s in self._spools):
+            self._stop()
+        return False
+
+    def _is_done(self, spool: _Spool) -> bool:
+        backlog = spool.backlog
+        return not (
+            backlog.stale
+            or spool.scan_at == 0.0
+            or spool.supervisor.busy
+            or backlog.next_look is not None
+            or backlog.has_due
+        )
+
+    # -- signals ----------------------------------------------------------------
+
+    def _on_signals(self) -> None:
+        for number in self._signals.take():
+            if number == signal.SIGHUP:
+                self._reload()
+            elif self._stop_at is None:
+                log.info("drain: signal %d", number)
+                self._stop()
+            else:
+                log.warning("stop now: signal %d again", number)
+                self._stop_at = CLOCK.monotonic()
+
+    def _stop(self) -> None:
+        self._stop_at = CLOCK.monotonic() + self._settings.grace
+        for spool in self._spools:
+            spool.supervisor.drain()
+
+    def _enforce_grace(self) -> None:
+        if not self._killed and CLOCK.monotonic() >= (self._stop_at or 0.0):
+            self._killed = True
+            self._stop_at = CLOCK.monotonic() + 3600.0
+            for spool in self._spools:
+                spool.supervisor.kill()
+
+    def _reload(self) -> None:
+        if self._stop_at is None and self._coming is None:
+            log.info("reload: importing anew")
+            self._coming = self._fork_template()
+
+    def _look_after_templates(self) -> None:
+        coming = self._coming
+        if coming is not None:
+            if coming.known is not None:
+                self._coming = None
+                self._old.append(self._forker)
+                self._forker = coming
+                self._use(coming)
+                log.info("reload: done, tasks=%d", len(coming.known))
+            elif coming.error is not None or coming.gone:
+                self._coming = None
+                self._drop(coming)
+                why = coming.error or "the process died"
+                log.error("reload: the old code goes on: %s", escape(why))
+        if self._forker.gone and self._stop_at is None and self._coming is None:
+            log.error("the template process died: starting another")
+            self._coming = self._fork_template()
+        for old in [each for each in self._old if each.gone or not each.workers]:
+            self._old.remove(old)
+            self._drop(old)
+
+    def _drop(self, forker: Forker) -> None:
+        self._loop.remove(forker.fileno())
+        forker.close()
+
+    def _close(self) -> None:
+        coming = [self._coming] if self._coming is not None else []
+        for forker in (self._forker, *coming, *self._old):
+            self._drop(forker)
+        for spool in self._spools:
+            spool.watch.close()
+            spool.lock.remove()
+        self._loop.close()
+        log.info("stopped")
+
+
+def _belongs(known: Known, spool: SpoolDir, index: int) -> bool:
+    """Tell whether a function's timers are for this spool."""
+    if known.spool is None:
+        return index == 0
+    return os.path.realpath(known.spool) == os.path.realpath(spool.path)

@@ -1,0 +1,145 @@
+"""The daemon's side of the template process: start it, have it fork and kill.
+
+See ``template`` for the protocol.
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from .template import Known, Start
+from .worker import WorkerSettings
+
+STOP_TIMEOUT: Final = 5.0
+"""Seconds that a template is given to end once its socket is closed."""
+
+log = logging.getLogger(__name__)
+
+OnExit = Callable[[int], None]
+"""Called when a worker has ended, with its exit code or minus its signal."""
+
+
+class Child:
+    """A worker process, from its fork on.
+
+    Attributes:
+        pid: None until the template has answered.
+    """
+
+    def __init__(self, on_exit: OnExit) -> None:
+        self.pid: int | None = None
+        self.on_exit = on_exit
+
+
+class Forker:
+    """One template process and the workers that were forked from it.
+
+    Args:
+        start: What it is to import.
+    """
+
+    def __init__(self, start: Start) -> None:
+        self.known: list[Known] | None = None
+        self.error: str | None = None
+        self.gone = False
+        self._socket, theirs = socket.socketpair()
+        command = [sys.executable, "-m", "spooler.template", str(theirs.fileno())]
+        # In a group of its own, so that Ctrl-C in a terminal reaches only the daemon.
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+        )
+        theirs.close()
+        self._rest = b""
+        self._asked: list[Child] = []
+        self._children: dict[int, Child] = {}
+        self._send(msgspec.json.encode(start))
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when it has something to say."""
+        return self._socket.fileno()
+
+    @property
+    def workers(self) -> int:
+        """How many workers are alive or asked for."""
+        return len(self._asked) + len(self._children)
+
+    def _send(self, line: bytes, fds: tuple[int, ...] = ()) -> None:
+        try:
+            socket.send_fds(self._socket, [line + b"\n"], fds)
+        except OSError as error:
+            log.debug("template %d: %s", self._process.pid, error)
+
+    def fork(
+        self, settings: WorkerSettings, on_exit: OnExit
+    ) -> tuple[Child, socket.socket]:
+        """Ask for a worker; return it and this end of the line to it."""
+        ours, theirs = socket.socketpair()
+        child = Child(on_exit)
+        self._asked.append(child)
+        message = {"fork": msgspec.to_builtins(settings)}
+        self._send(json.dumps(message).encode(), (theirs.fileno(),))
+        theirs.close()
+        return child, ours
+
+    def kill(self, child: Child) -> None:
+        """Kill a worker and all of its process group at once."""
+        if child.pid is not None:
+            self._send(json.dumps({"kill": child.pid}).encode())
+
+    def read(self) -> None:
+        """Take what the template says. Call it when readable."""
+        try:
+            data = self._socket.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._take(json.loads(line))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "forked" in message:
+            child = self._asked.pop(0)
+            child.pid = message["forked"]
+            self._children[message["forked"]] = child
+        elif "exit" in message:
+            child = self._children.pop(message["exit"])
+            child.on_exit(message["status"])
+        elif "ready" in message:
+            self.known = msgspec.convert(message["ready"], list[Known])
+        else:
+            self.error = message["error"]
+
+    def _lost(self) -> None:
+        """Note that the template is dead; the kernel kills its workers with it."""
+        self.gone = True
+        children = [*self._asked, *self._children.values()]
+        self._asked, self._children = [], {}
+        for child in children:
+            child.on_exit(-9)
+
+    def close(self) -> None:
+        """End the template: it goes when its socket is closed."""
+        self._socket.close()
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def template_start(modules: list[str], log_level: str, *, log_json: bool) -> Start:
+    """Return what a template of this process is told first."""
+    return Start(modules, os.getpid(), log_level, log_json)

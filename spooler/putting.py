@@ -1,0 +1,152 @@
+"""Put tasks: the last step of every producer in Python.
+
+Importing this loads the standard library and msgspec, nothing else.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from .clock import CLOCK
+from .codec import encode, parse_at
+from .errors import UsageError
+from .spooldir import SpoolDir
+from .spooldir.body import Body, pieces
+from .spooldir.repair import state_of
+from .task import DEFAULT_PRIORITY, MAX_HEADER, MAX_PRIORITY, Name, State, is_id
+
+At = int | float | str | datetime | timedelta
+"""When a task is due: seconds since the epoch, ISO 8601 or ``+5m``, a moment with a
+time zone, or a time from now."""
+
+Durability = Literal["safe", "fast"]
+"""``safe``: a task that was put survives a power cut. ``fast``: only the death of
+processes."""
+
+DEFAULT_DIR: Final = "./spool"
+"""Where tasks go if nothing else says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A task that was put.
+
+    Attributes:
+        id: 16 hex digits.
+        task: The name of its function.
+        spool: The spool's path.
+    """
+
+    id: str
+    task: str
+    spool: str
+    _name: Name
+
+    def state(self) -> State | None:
+        """Return where the task stands now; None if it is finished (or removed).
+
+        Cheap while it waits where it was put; else it looks through the spool.
+
+        Raises:
+            OSError: From the file system.
+        """
+        return state_of(spool_dir(self.spool), self._name)
+
+
+@dataclass(frozen=True, slots=True)
+class PutOptions:
+    """How a task is put. What is None comes from the function, then the spool.
+
+    Attributes:
+        spool: The spool's path.
+        id: 16 hex digits, to choose the task's id.
+    """
+
+    at: At | None = None
+    priority: int | None = None
+    body: Body | None = None
+    spool: str | None = None
+    durability: Durability | None = None
+    id: str | None = None
+    traceparent: str | None = None
+
+
+_DIRS: Final[dict[str, SpoolDir]] = {}
+
+
+def spool_dir(path: str) -> SpoolDir:
+    """Return the one ``SpoolDir`` of this process for a path."""
+    try:
+        return _DIRS[path]
+    except KeyError:
+        return _DIRS.setdefault(path, SpoolDir(path))
+
+
+def put(task: str, args: bytes, options: PutOptions) -> Handle:
+    """Put a task whose arguments are encoded.
+
+    Raises:
+        UsageError: An option cannot be, or the arguments are too large.
+        SpoolUncertain: The last sync failed: the task may run.
+        OSError: From the file system; there is no task then.
+    """
+    priority = check_priority(options.priority)
+    now_us = CLOCK.now_us()
+    name = Name(
+        due_us=now_us if options.at is None else _due(options.at, now_us),
+        priority=DEFAULT_PRIORITY if priority is None else priority,
+        attempt=0,
+        id=os.urandom(8).hex() if options.id is None else _check_id(options.id),
+        task=task,
+    )
+    head = encode(task, args, traceparent=options.traceparent)
+    if len(head) > MAX_HEADER:
+        raise UsageError(
+            f"the arguments of {task} take {len(head)} bytes, more than {MAX_HEADER}:"
+            " give what is large as the body"
+        )
+    path = os.path.abspath(options.spool) if options.spool else default_path()
+    durable = check_durability(options.durability or "safe") == "safe"
+    spool_dir(path).put(name, pieces(head, options.body), durable=durable)
+    return Handle(name.id, task, path, name)
+
+
+def _due(at: At, now_us: int) -> int:
+    try:
+        return parse_at(at, now_us)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"at={at!r} cannot be: {error}") from None
+
+
+def _check_id(value: str) -> str:
+    if not is_id(value):
+        raise UsageError(f"id={value!r} cannot be: it takes 16 hex digits, lower case")
+    return value
+
+
+def default_path() -> str:
+    """Return the spool of tasks that name none: ``$SPOOL_DIR``, else ``./spool``."""
+    return os.path.abspath(os.environ.get("SPOOL_DIR") or DEFAULT_DIR)
+
+
+def check_durability(value: str) -> Durability:
+    """Return ``value`` if it is a durability; else raise ``UsageError``."""
+    if value == "safe":
+        return "safe"
+    if value == "fast":
+        return "fast"
+    raise UsageError(f"durability={value!r} cannot be: it is 'safe' or 'fast'")
+
+
+def check_priority(value: object) -> int | None:
+    """Return ``value`` if it is a priority or None; else raise ``UsageError``."""
+    if value is None:
+        return None
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not 0 <= int(str(value)) <= MAX_PRIORITY:
+        raise UsageError(
+            f"priority={value!r} cannot be: it takes a whole number,"
+            f" 0 to {MAX_PRIORITY}"
+        )
+    return int(str(value))

@@ -1,0 +1,84 @@
+"""Task name → function and its options."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from .arguments import Arguments
+from .errors import UsageError
+from .retry import RetryOptions
+from .schedule import Schedule
+
+
+class Kind(Enum):
+    """What a function's return means."""
+
+    TASK = "task"
+    RAW = "raw"
+    FOREVER = "forever"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A registered function.
+
+    Attributes:
+        spool: The directory it was registered with; None for the default one.
+        hard_timeout: Seconds a run may take before its worker is killed.
+        pause: Seconds between two runs of a function that runs for ever.
+        schedule: When the daemon puts it by itself; None for never.
+        overlap: A slot's task is put although the last one has not finished.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    kind: Kind
+    arguments: Arguments
+    retry: RetryOptions = field(default_factory=RetryOptions)
+    spool: str | None = None
+    priority: int | None = None
+    hard_timeout: float | None = None
+    pause: float = 0.0
+    schedule: Schedule | None = None
+    overlap: bool = False
+
+
+class Registry:
+    """The functions of this process, by task name."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Entry] = {}
+
+    def add(self, entry: Entry) -> None:
+        """Register a function.
+
+        Registering the same function again, as a reload does, replaces it.
+
+        Raises:
+            UsageError: Another function has that name.
+        """
+        known = self._entries.get(entry.name)
+        if known is not None and _place(known) != _place(entry):
+            raise UsageError(
+                f"two functions want to be task {entry.name!r}: {_place(known)} and"
+                f" {_place(entry)}; give one of them another name="
+            )
+        self._entries[entry.name] = entry
+
+    def get(self, name: str) -> Entry | None:
+        """Return the entry of that name, if there is one."""
+        return self._entries.get(name)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+
+def _place(entry: Entry) -> str:
+    function = entry.function
+    module = getattr(function, "__module__", "?")
+    return f"{module}.{getattr(function, '__qualname__', repr(function))}"
+
+
+REGISTRY = Registry()
+"""The registry of this process."""

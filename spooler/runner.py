@@ -1,0 +1,125 @@
+"""Run one task's function; say how it ended.
+
+Here user code is called, and nowhere else.
+"""
+
+import asyncio
+import inspect
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from .arguments import BodyKind
+from .clock import CLOCK
+from .current import CurrentTask
+from .errors import ArgumentsError, Fail, Retry
+from .registry import Entry, Kind
+from .spooldir import SpoolDir
+from .spooldir.reading import TaskFile
+from .task import Answer, Claim, Outcome, Verdict
+
+READ_AGAIN = 5.0
+"""Seconds until a task is looked at again that could not be read just now."""
+
+
+def current(
+    claim: Claim, task: TaskFile, spool: SpoolDir, limit: float | None
+) -> CurrentTask:
+    """Return what the running function may ask about its run.
+
+    Args:
+        limit: Seconds the run may take; None for no limit.
+    """
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    deadline = None
+    if limit is not None:
+        now = epoch + timedelta(microseconds=CLOCK.now_us())
+        deadline = now + timedelta(seconds=limit)
+    return CurrentTask(
+        id=claim.name.id,
+        name=claim.name.task,
+        attempt=claim.name.attempt + 1,
+        priority=claim.name.priority,
+        spool=spool.path,
+        put_at=epoch + timedelta(microseconds=task.mtime_ns // 1000),
+        deadline=deadline,
+        traceparent=task.header.traceparent,
+    )
+
+
+def run_task(entry: Entry, claim: Claim, task: TaskFile) -> Outcome:
+    """Call a task's function with its arguments; return how it ended.
+
+    Whatever user code raises becomes an outcome: nothing escapes.
+    """
+    try:
+        call = _prepare(entry, claim, task)
+    except ArgumentsError as error:
+        return Outcome(Verdict.FAIL, f"ArgumentsError: {error}", "arguments")
+    except OSError as error:
+        text = f"its body cannot be read now: {error}"
+        return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
+    try:
+        result = call()
+        if inspect.iscoroutine(result):
+            result = asyncio.run(result)
+    except Fail as error:
+        return Outcome(Verdict.FAIL, _line(error), "fail", traceback.format_exc())
+    except Retry as error:
+        text = traceback.format_exc()
+        return Outcome(Verdict.RETRY, _line(error), "exception", text, error.after)
+    except BaseException as error:  # noqa: BLE001 (SystemExit too: the worker goes on)
+        text = traceback.format_exc()
+        return Outcome(Verdict.RETRY, _line(error), "exception", text)
+    return _judge(entry, result)
+
+
+def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> Callable[[], object]:
+    arguments = entry.arguments
+    values: dict[str, Any] = arguments.decode(task.header.args)
+    if arguments.wants_dict:
+        values["spooler_task_name"] = claim.file
+        body = task.body()
+        if body:
+            values["body"] = body
+        return lambda: entry.function(values)
+    if arguments.body is BodyKind.NONE:
+        return lambda: arguments.call(entry.function, values)
+    has_body = task.header.body is not None or task.size > task.header.body_offset
+    if not has_body and arguments.body_is_optional:
+        return lambda: arguments.call(entry.function, values)
+    if arguments.body is BodyKind.BYTES:
+        values["body"] = task.body()
+        return lambda: arguments.call(entry.function, values)
+    return lambda: _call_with_file(entry, values, task)
+
+
+def _call_with_file(entry: Entry, values: dict[str, Any], task: TaskFile) -> object:
+    with task.open_body() as body:
+        values["body"] = body
+        result = entry.arguments.call(entry.function, values)
+        if inspect.iscoroutine(result):  # the file must stay open for it
+            return asyncio.run(result)
+        return result
+
+
+def _line(error: BaseException) -> str:
+    text = traceback.format_exception_only(error)[-1].strip()
+    return " ".join(text.split())[:1000]
+
+
+def _judge(entry: Entry, result: object) -> Outcome:
+    if entry.kind is Kind.FOREVER:
+        return Outcome(Verdict.AGAIN, after=entry.pause)
+    if entry.kind is Kind.TASK:
+        return Outcome(Verdict.ACK)
+    value = result.value if isinstance(result, Answer) else result
+    if value == Answer.OK.value:
+        return Outcome(Verdict.ACK)
+    if value == Answer.IGNORE.value and value is not False:
+        return Outcome(Verdict.RELEASE, "returned IGNORE")
+    error = "returned RETRY"
+    if value != Answer.RETRY.value:
+        error = f"returned {type(result).__name__} {result!r:.60}: counts as RETRY"
+    return Outcome(Verdict.RETRY, error, "exception")

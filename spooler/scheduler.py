@@ -1,0 +1,110 @@
+"""Timers and cron lines: put each slot's task, once.
+
+However many daemons serve a spool, each slot is put by one of them: what was put
+stands in the spool (docs/format.md, section 7).
+"""
+
+import logging
+from dataclasses import dataclass
+
+from .clock import CLOCK, Clock
+from .codec import encode
+from .cron import latest_slot_us, next_slot_us
+from .logs import escape
+from .schedule import Schedule
+from .spooldir import SpoolDir, timers
+from .task import DEFAULT_PRIORITY, Name, iso
+from .template import Known
+
+LOOK_AGAIN_US = 1_000_000
+"""How soon to look again at a timer whose last task has not finished."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Timer:
+    known: Known
+    schedule: Schedule
+    look_us: int = 0
+
+
+class Scheduler:
+    """The timers that one daemon knows for one spool."""
+
+    def __init__(self, spool: SpoolDir, clock: Clock = CLOCK) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._timers: list[_Timer] = []
+
+    def use(self, known: list[Known]) -> None:
+        """Take these functions' timers from now on, at once."""
+        self._timers = [
+            _Timer(each, schedule)
+            for each in known
+            if (schedule := each.interval or each.cron) is not None
+        ]
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+    @property
+    def next_us(self) -> int | None:
+        """When ``put_due`` has something to do, in µs since the epoch."""
+        return min((timer.look_us for timer in self._timers), default=None)
+
+    def put_due(self) -> None:
+        """Put the tasks of all slots that have come."""
+        now_us = self._clock.now_us()
+        for timer in self._timers:
+            if timer.look_us > now_us:
+                # A clock that was set back must not stop a timer for that long.
+                later = next_slot_us(timer.schedule, now_us)
+                if later is not None:
+                    timer.look_us = min(timer.look_us, later)
+                continue
+            try:
+                timer.look_us = self._look(timer, now_us)
+            except OSError as error:
+                name = timer.known.name
+                log.warning("cannot put the task of timer %s now: %s", name, error)
+                timer.look_us = now_us + LOOK_AGAIN_US
+
+    def _look(self, timer: _Timer, now_us: int) -> int:
+        """Put the newest slot's task if nobody has; return when to look again."""
+        task = timer.known.name
+        slot_us = latest_slot_us(timer.schedule, now_us)
+        upcoming_us = next_slot_us(timer.schedule, now_us)
+        never = now_us + 24 * 3600 * 1_000_000
+        again_us = never if upcoming_us is None else upcoming_us
+        if slot_us is None:
+            return again_us
+        if self._is_put(task, slot_us):
+            return again_us
+        with timers.lock(self._spool):
+            last_us = timers.latest_slot(self._spool, task)
+            if last_us is None:
+                timers.begin(self._spool, task, slot_us)
+            elif last_us < slot_us:
+                finished = timers.is_finished(self._spool, task, last_us)
+                if not finished and not timer.known.overlap:
+                    return min(again_us, now_us + LOOK_AGAIN_US)
+                self._put(timer.known, slot_us)
+        return again_us
+
+    def _is_put(self, task: str, slot_us: int) -> bool:
+        last_us = timers.latest_slot(self._spool, task)
+        return last_us is not None and last_us >= slot_us
+
+    def _put(self, known: Known, slot_us: int) -> None:
+        priority = DEFAULT_PRIORITY if known.priority is None else known.priority
+        task_id = timers.slot_id(known.name, slot_us)
+        name = Name(slot_us, priority, 0, task_id, known.name)
+        timers.put_slot(self._spool, name, encode(known.name, b"{}"))
+        log.info(
+            "put task=%s name=%s spool=%s slot=%s",
+            task_id,
+            escape(known.name),
+            self._spool.path,
+            iso(slot_us),
+        )

@@ -1,0 +1,22 @@
+"""The spool on disk: every path, every rename, every lock.
+
+Nothing else in spooler touches the spool. The modules here call ``os`` only,
+never ``Path`` or ``open``, and take every file relative to one descriptor of the
+spool's root, so that tests can put their own ``os`` in its place (tests/crash)
+and nobody can swap the directory under a running process.
+
+* ``root``: open a spool, put, list what waits (all that a producer needs)
+* ``reading``: a task file, opened safely and parsed; its body as a file
+* ``reports``: the ``.why`` files and the list of attempts
+* ``claims``: what one worker holds: claim, read, settle
+* ``dropped``: adopt what other programs left
+* ``recovery``: locks of processes, recovery of the dead, sweeping
+* ``timers``: which slots were put
+* ``repair``: find, kick, fail and remove, for operators
+
+Specification: docs/format.md.
+"""
+
+from .root import SpoolDir
+
+__all__ = ["SpoolDir"]

@@ -1,0 +1,213 @@
+"""Adopt what other programs left in a spool.
+
+Specification: docs/format.md, section 4.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import replace
+from enum import Enum
+from typing import Final
+
+from ..clock import CLOCK, Clock
+from ..codec import parse_at
+from ..errors import CorruptError
+from ..logs import escape
+from ..task import DEFAULT_PRIORITY, Header, Name
+from .claims import put_aside
+from .reading import READ_FLAGS, TaskFile, open_task
+from .root import SpoolDir
+
+SETTLE_US: Final = 1_000_000
+"""How long a file must have been left alone before it is judged by that alone."""
+
+_REPORTED_MAX: Final = 1000
+_KINDS: Final = {
+    stat.S_IFLNK: "is a symbolic link",
+    stat.S_IFIFO: "is a FIFO",
+    stat.S_IFSOCK: "is a socket",
+    stat.S_IFCHR: "is a device",
+    stat.S_IFBLK: "is a device",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Writers(Enum):
+    """Who has a file open for writing."""
+
+    NONE = "none"
+    SOME = "some"
+    UNKNOWN = "unknown"
+
+
+class Dropped:
+    """The files in a spool that are not native yet.
+
+    One for each daemon; it remembers what it has reported.
+
+    Args:
+        owners: The uids whose files count as tasks.
+    """
+
+    def __init__(
+        self, spool: SpoolDir, owners: Collection[int], clock: Clock = CLOCK
+    ) -> None:
+        self._spool = spool
+        self._owners = owners
+        self._clock = clock
+        self._reported: set[str] = set()
+
+    def adopt(self, folder: str, file: str, *, finished: bool) -> str | bool:
+        """Make a native task of a file, or put it aside, or let it wait.
+
+        Args:
+            folder: Where it is: a priority, a minute folder, or ``.``.
+            finished: It is known to be whole: it was renamed in, or closed.
+
+        Returns:
+            The native path; True if it should be looked at again in a second;
+            False if there is nothing more to do about it.
+
+        Raises:
+            OSError: From the file system; the file is where it was.
+        """
+        path = file if folder == "." else f"{folder}/{file}"
+        try:
+            status = os.stat(path, dir_fd=self._spool.fd, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                self._report_once(path)
+                return False
+            if not stat.S_ISREG(status.st_mode):
+                kind = _KINDS.get(stat.S_IFMT(status.st_mode), "is not a regular file")
+                return self._reject(path, kind)
+            if self._is_being_written(path, status, finished=finished):
+                return True
+            return self._take(folder, file, path, status)
+        except FileNotFoundError:
+            return False
+
+    def _report_once(self, path: str) -> None:
+        if path not in self._reported and len(self._reported) < _REPORTED_MAX:
+            self._reported.add(path)
+            log.warning(
+                "reject spool=%s path=%s: is a directory; left where it is",
+                self._spool.path,
+                escape(path),
+            )
+
+    def _reject(self, path: str, reason: str) -> bool:
+        target = put_aside(self._spool, path, reason, self._clock.now_us())
+        log.warning(
+            "reject spool=%s path=%s kept=%s: %s",
+            self._spool.path,
+            escape(path),
+            escape(target),
+            escape(reason),
+        )
+        return False
+
+    def _left_alone_us(self, status: os.stat_result) -> int:
+        changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+        # A time in the future says nothing; the change time is the better one.
+        if changed_ns > self._clock.now_us() * 1000:
+            changed_ns = status.st_ctime_ns
+        return self._clock.now_us() - changed_ns // 1000
+
+    def _is_being_written(
+        self, path: str, status: os.stat_result, *, finished: bool
+    ) -> bool:
+        match writers(path, dir_fd=self._spool.fd):
+            case Writers.SOME:
+                return True
+            case Writers.NONE:
+                return False
+            case Writers.UNKNOWN:
+                return not finished and self._left_alone_us(status) < SETTLE_US
+
+    def _take(
+        self, folder: str, file: str, path: str, status: os.stat_result
+    ) -> str | bool:
+        native = Name.parse(file)
+        try:
+            task = open_task(path, self._owners, dir_fd=self._spool.fd)
+            try:
+                name = native or self._name(task)
+            finally:
+                task.close()
+        except CorruptError as error:
+            if self._left_alone_us(status) < SETTLE_US:
+                return True  # whoever made it may still have something to add
+            return self._reject(path, error.reason)
+        if folder != ".":
+            name = replace(name, priority=int(folder.partition("/")[0]))
+        target = f"{name.folder}/{name}"
+        if target == path:
+            return target
+        if self._spool.has(target):
+            name = replace(name, id=os.urandom(8).hex())
+            target = f"{name.folder}/{name}"
+        self._spool.move(path, name, durable=False)
+        log.info(
+            "adopt task=%s name=%s spool=%s from=%s",
+            name.id,
+            escape(name.task),
+            self._spool.path,
+            escape(path),
+        )
+        return target
+
+    def _name(self, task: TaskFile) -> Name:
+        header = task.header
+        now_us = self._clock.now_us()
+        dropped_us = max(0, min(task.ctime_ns // 1000, now_us))
+        return Name(
+            due_us=_due(header, task.mtime_ns // 1000, dropped_us, now_us),
+            priority=DEFAULT_PRIORITY if header.priority is None else header.priority,
+            attempt=0,
+            id=header.id or os.urandom(8).hex(),
+            task=header.task,
+        )
+
+
+def _due(header: Header, mtime_us: int, dropped_us: int, now_us: int) -> int:
+    if header.at is not None:
+        try:
+            return parse_at(header.at, dropped_us)
+        except ValueError as error:
+            raise CorruptError(f"at: {error}") from None
+    if header.uwsgi and mtime_us > now_us:
+        return mtime_us
+    return dropped_us
+
+
+def writers(path: str, *, dir_fd: int) -> Writers:
+    """Tell whether anybody has a file open for writing.
+
+    The kernel refuses a read lease (fcntl(2), F_SETLEASE) while anybody has. A
+    writer that comes in these microseconds waits for the lease's end, and the
+    holder gets SIGIO: the process must not die of it.
+
+    Raises:
+        OSError: The file cannot be opened.
+    """
+    try:
+        fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno == errno.EWOULDBLOCK:  # somebody else's lease
+            return Writers.SOME
+        raise
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return Writers.SOME
+        return Writers.UNKNOWN
+    finally:
+        os.close(fd)
+    return Writers.NONE

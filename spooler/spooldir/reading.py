@@ -1,0 +1,153 @@
+"""Read a task file: opened safely, checked, parsed; its body as a file.
+
+Specification: docs/format.md, sections 2 and 4.
+"""
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ..codec import decode
+from ..errors import CorruptError
+from ..task import MAX_HEADER, Header
+
+READ_FLAGS: Final = (
+    os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+)
+CHUNK: Final = 64 * 1024
+_NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+
+
+class BodyFile(io.RawIOBase):
+    """The body of a task as a file: position 0 is its first byte.
+
+    Read it through ``io.BufferedReader``. Closing it closes the descriptor.
+    """
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self._fd = fd
+        self._offset = offset
+        self._size = max(0, size - offset)
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read into ``buffer``; return the number of bytes, 0 at the end."""
+        view = memoryview(buffer).cast("B")
+        length = min(len(view), self._size - self._at)
+        if length <= 0:
+            return 0
+        count = os.preadv(self._fd, [view[:length]], self._offset + self._at)
+        self._at += count
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position, counted from the body's first byte."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        """Return the position."""
+        return self._at
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+
+@dataclass(slots=True)
+class TaskFile:
+    """An open task file.
+
+    Attributes:
+        header: What stands before the body.
+        data: The first bytes of the file, as far as they were read.
+    """
+
+    fd: int
+    header: Header
+    data: bytes
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    def body(self) -> bytes:
+        """Return the whole body."""
+        if self.header.body is not None:
+            return self.header.body.encode()
+        offset = self.header.body_offset
+        if self.size <= len(self.data):
+            return self.data[offset:]
+        with io.BufferedReader(BodyFile(os.dup(self.fd), offset, self.size)) as file:
+            return file.read()
+
+    def open_body(self) -> io.BufferedReader:
+        """Return the body as a file of its own, to be closed by the caller."""
+        if self.header.body is not None:
+            fd = os.memfd_create("body", os.MFD_CLOEXEC)
+            size = os.write(fd, self.header.body.encode())
+            return io.BufferedReader(BodyFile(fd, 0, size))
+        body = BodyFile(os.dup(self.fd), self.header.body_offset, self.size)
+        return io.BufferedReader(body, buffer_size=CHUNK)
+
+    def close(self) -> None:
+        """Close the descriptor; bodies that were opened stay open."""
+        os.close(self.fd)
+
+
+def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> TaskFile:
+    """Open a task file, check what it is and whose, and read its header.
+
+    Args:
+        path: Relative to ``dir_fd``.
+        owners: The uids whose files count; None takes anybody's.
+
+    Raises:
+        CorruptError: Not a regular file, not an accepted owner, or not a task.
+        OSError: From the file system; it says nothing about the task.
+    """
+    try:
+        fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
+    except OSError as error:
+        if error.errno not in _NOT_A_FILE:
+            raise
+        raise CorruptError("is not a regular file") from None
+    try:
+        return _read(fd, owners)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _read(fd: int, owners: Collection[int] | None) -> TaskFile:
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise CorruptError("is not a regular file")
+    if owners is not None and status.st_uid not in owners:
+        raise CorruptError(f"its owner, uid {status.st_uid}, may not put tasks here")
+    size = status.st_size
+    data = os.read(fd, CHUNK)
+    header = decode(data, whole=len(data) >= size)
+    while header is None:
+        more = os.pread(fd, min(size, 2 * MAX_HEADER), 0)
+        if len(more) <= len(data):  # it shrank: what is there is all there is
+            size = len(more)
+        data = more
+        header = decode(data, whole=len(data) >= size)
+    return TaskFile(fd, header, data, size, status.st_mtime_ns, status.st_ctime_ns)

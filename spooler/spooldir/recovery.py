@@ -1,0 +1,268 @@
+"""Locks of living processes, recovery of what the dead held, sweeping.
+
+Specification: docs/format.md, sections 1 and 6.
+"""
+
+import errno
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+import filelock
+
+from ..clock import CLOCK, Clock
+from ..task import MAX_ATTEMPT, Claim, Name, Outcome, Verdict
+from . import reports
+from .claims import give_up, put_aside
+from .dropped import Writers, writers
+from .root import SpoolDir, write_new
+
+TMP_MAX_AGE: Final = 24 * 3600.0
+"""Seconds after which a file that nobody has open in tmp/ is abandoned."""
+
+WHY_MAX_AGE: Final = 3600.0
+"""Seconds after which a report without its task is a left-over."""
+
+ATTEMPTS_MAX_AGE: Final = 30 * 24 * 3600.0
+"""Seconds after which a list of attempts that did not grow is a left-over."""
+
+SWEEP_MAX: Final = 1000
+"""How many files of each directory one sweep looks at."""
+
+
+def process_name(kind: str) -> str:
+    """Return a new name for a process: what it is, host, pid, random digits."""
+    host = "".join(c if c.isalnum() and c.isascii() else "-" for c in _hostname())
+    return f"{kind}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def _hostname() -> str:
+    return socket.gethostname().partition(".")[0][:40] or "host"
+
+
+class ProcessLock:
+    """The lock that a process holds for its whole life.
+
+    Whoever can take it knows that the process is dead.
+
+    Args:
+        name: The process's name, from ``process_name``.
+    """
+
+    def __init__(self, spool: SpoolDir, name: str) -> None:
+        self.name = name
+        self._spool = spool
+        # flock, never a lock that lives on as a file: a claim ends with the
+        # process. The lock library itself refuses a lock file that was unlinked
+        # between its open and its flock.
+        self._lock = filelock.FileLock(
+            f"{spool.path}/workers/{name}.lock",
+            fallback_to_soft=False,
+            thread_local=False,
+            mode=0o600,
+            poll_interval=0.01,
+        )
+
+    def acquire(self, timeout: float = 0.0) -> bool:
+        """Take the lock; tell whether it worked within ``timeout`` seconds.
+
+        Raises:
+            OSError: From the file system.
+        """
+        try:
+            self._lock.acquire(timeout=timeout)
+        except filelock.Timeout:
+            return False
+        return True
+
+    def describe(self, facts: Mapping[str, object]) -> None:
+        """Write ``<name>.json``: what this process is.
+
+        Raises:
+            OSError: From the file system.
+        """
+        hidden = f"workers/.{self.name}.{secrets.token_hex(4)}"
+        path = f"workers/{self.name}.json"
+        write_new(self._spool.fd, hidden, path, reports.to_json({"v": 1, **facts}))
+
+    def remove(self) -> None:
+        """Remove the process's files, the lock file last, and let go of it."""
+        for suffix in (".json", ".lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(f"workers/{self.name}{suffix}", dir_fd=self._spool.fd)
+        self._lock.release()
+
+    def release(self) -> None:
+        """Let go of the lock; leave the files."""
+        self._lock.release()
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """A task that a dead worker held, and what became of it.
+
+    Attributes:
+        due_us: When it runs again; None if it was given up.
+    """
+
+    name: Name
+    due_us: int | None
+
+
+Decide = Callable[[Name], int | None]
+"""Given a task whose run was lost (attempts already counted), return when it is
+due again, in µs since the epoch, or None to give it up."""
+
+
+def processes(spool: SpoolDir) -> list[str]:
+    """Return the names of all workers and daemons that left a trace."""
+    names = {n[:-5] for n in spool.names("workers") if n.endswith((".lock", ".json"))}
+    return sorted(names | set(spool.names("running")))
+
+
+def recover(
+    spool: SpoolDir,
+    worker: str,
+    decide: Decide,
+    outcome: Outcome,
+    *,
+    clock: Clock = CLOCK,
+) -> list[Recovered] | None:
+    """Give back what a dead process held, and remove its traces.
+
+    Each task is one rename, synced. Safe to repeat after a crash at any point.
+
+    Args:
+        outcome: What to write down about the lost runs; with the verdict RELEASE
+            the runs do not count as attempts.
+
+    Returns:
+        What it held; None if the process lives.
+
+    Raises:
+        OSError: From the file system. What was not given back yet is still there.
+    """
+    lock = ProcessLock(spool, worker)
+    if not lock.acquire():
+        return None
+    try:
+        folder = f"running/{worker}"
+        done = []
+        for file in spool.names(folder):
+            name = Name.parse(file)
+            if name is None:
+                put_aside(spool, f"{folder}/{file}", "is not a task", clock.now_us())
+                continue
+            claim = Claim(name, worker, file)
+            with suppress(FileNotFoundError):  # an operator was first
+                done.append(_give_back(spool, claim, decide, outcome, clock))
+        remove_folder(spool, folder, clock)
+    except BaseException:
+        lock.release()
+        raise
+    lock.remove()
+    return done
+
+
+def _give_back(
+    spool: SpoolDir, claim: Claim, decide: Decide, outcome: Outcome, clock: Clock
+) -> Recovered:
+    source = f"running/{claim.worker}/{claim.file}"
+    if outcome.verdict is Verdict.RELEASE:
+        spool.move(source, claim.name)
+        return Recovered(claim.name, claim.name.due_us)
+    name = replace(claim.name, attempt=min(claim.name.attempt + 1, MAX_ATTEMPT))
+    record = reports.attempt_record(claim, outcome.error, None, clock.now_us())
+    due_us = decide(name)
+    if due_us is None:
+        history = [*reports.attempts(spool, name.id), record]
+        report = reports.failure(claim, outcome, history, clock.now_us())
+        give_up(spool, source, name, report)
+        return Recovered(name, None)
+    with suppress(OSError):  # the list is for people; the task comes first
+        reports.append_attempt(spool, name.id, record)
+    name = replace(name, due_us=due_us)
+    spool.move(source, name)
+    return Recovered(name, due_us)
+
+
+def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
+    """Remove a folder if it is empty but for abandoned hidden files.
+
+    Returns:
+        Whether it is gone.
+
+    Raises:
+        OSError: From the file system.
+    """
+    try:
+        os.rmdir(folder, dir_fd=spool.fd)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True) > 0
+    return True
+
+
+def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
+    """Remove what crashes left behind and nobody needs; return how many files.
+
+    A bounded amount of work: repeat it now and then.
+
+    Raises:
+        OSError: From the file system.
+    """
+    count = _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
+    count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
+    for folder in ("failed", "corrupt"):
+        names = set(spool.names(folder))
+        for file in sorted(names)[:SWEEP_MAX]:
+            if file.endswith(".why") and file[:-4] not in names:
+                count += _unlink_old(spool, f"{folder}/{file}", clock, WHY_MAX_AGE)
+    return count
+
+
+def _sweep_folder(
+    spool: SpoolDir,
+    folder: str,
+    clock: Clock,
+    age: float,
+    *,
+    suffix: str = "",
+    hidden_only: bool = False,
+) -> int:
+    try:
+        found = os.listdir(os.path.join(spool.path, folder))
+    except FileNotFoundError:
+        return 0
+    count = 0
+    for file in found[:SWEEP_MAX]:
+        if file.endswith(suffix) and (file[0] == "." or not hidden_only):
+            count += _unlink_old(spool, f"{folder}/{file}", clock, age)
+    return count
+
+
+def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:
+    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
+        changed_us = max(status.st_mtime_ns, status.st_ctime_ns) // 1000
+        if clock.now_us() - changed_us < age * 1e6:
+            return 0
+        if _is_open(spool, path):
+            return 0
+        os.unlink(path, dir_fd=spool.fd)
+        return 1
+    return 0
+
+
+def _is_open(spool: SpoolDir, path: str) -> bool:
+    try:
+        return writers(path, dir_fd=spool.fd) is Writers.SOME
+    except OSError:  # a symbolic link, a socket: nobody writes to it
+        return False

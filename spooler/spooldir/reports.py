@@ -1,0 +1,144 @@
+"""What went wrong, kept beside the tasks: ``.why`` files and lists of attempts.
+
+Specification: docs/format.md, "``.why``".
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
+
+from ..task import Claim, Outcome, iso
+from .reading import READ_FLAGS
+from .root import SpoolDir, write_all, write_new
+
+ATTEMPTS_MAX: Final = 100
+"""How many attempts a report tells of."""
+
+_REPORT_MAX: Final = 4 * 1024 * 1024
+_TRACEBACK_MAX: Final = 64 * 1024
+
+
+def to_json(value: object) -> bytes:
+    """Return one line of JSON in ASCII, whatever the text in ``value``."""
+    return json.dumps(value, ensure_ascii=True).encode() + b"\n"
+
+
+def read_json(spool: SpoolDir, path: str) -> dict[str, object]:
+    """Read a small JSON object of the spool; empty if it is gone or damaged."""
+    for record in _lines(spool, path):
+        return record
+    return {}
+
+
+def _lines(spool: SpoolDir, path: str) -> list[dict[str, object]]:
+    try:
+        fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
+    except FileNotFoundError:
+        return []
+    try:
+        text = os.read(fd, _REPORT_MAX)
+    finally:
+        os.close(fd)
+    records = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+            if isinstance(record, dict):
+                records.append(record)
+    return records
+
+
+def attempts_path(task_id: str) -> str:
+    """Return where the list of a task's attempts is."""
+    return f"logs/{task_id}.attempts"
+
+
+def attempts(spool: SpoolDir, task_id: str) -> list[dict[str, object]]:
+    """Return the earlier attempts of an unfinished task, oldest first."""
+    return _lines(spool, attempts_path(task_id))[-ATTEMPTS_MAX:]
+
+
+def attempt_record(
+    claim: Claim, error: str, started_us: int | None, ended_us: int
+) -> dict[str, object]:
+    """Return what is kept of one attempt.
+
+    Args:
+        started_us: When the run began; None if nobody knows.
+    """
+    return {
+        "attempt": claim.name.attempt + 1,
+        "started": None if started_us is None else iso(started_us),
+        "ended": iso(ended_us),
+        "seconds": None if started_us is None else (ended_us - started_us) / 1e6,
+        "worker": claim.worker,
+        "error": error,
+    }
+
+
+def append_attempt(spool: SpoolDir, task_id: str, record: Mapping[str, object]) -> None:
+    """Add an attempt to a task's list. Not synced: it is for people.
+
+    Raises:
+        OSError: From the file system.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    fd = os.open(attempts_path(task_id), flags, 0o600, dir_fd=spool.fd)
+    try:
+        write_all(fd, to_json(record))
+    finally:
+        os.close(fd)
+
+
+def forget_attempts(spool: SpoolDir, task_id: str) -> None:
+    """Remove the list of a task's attempts, if there is one."""
+    with suppress(FileNotFoundError):
+        os.unlink(attempts_path(task_id), dir_fd=spool.fd)
+
+
+def failure(
+    claim: Claim,
+    outcome: Outcome,
+    history: list[dict[str, object]],
+    now_us: int,
+) -> dict[str, object]:
+    """Return the report of a task that is given up."""
+    traceback = outcome.traceback
+    if traceback is not None and len(traceback) > _TRACEBACK_MAX:
+        traceback = "…" + traceback[-_TRACEBACK_MAX:]
+    return {
+        "v": 1,
+        "id": claim.name.id,
+        "task": claim.name.task,
+        "error": outcome.error,
+        "reason": outcome.reason,
+        "traceback": traceback,
+        "failed": iso(now_us),
+        "attempts": history[-ATTEMPTS_MAX:],
+    }
+
+
+def write_why(spool: SpoolDir, path: str, report: Mapping[str, object]) -> None:
+    """Write the ``.why`` beside a file that is about to come to ``path``.
+
+    Durable once the directory is synced.
+
+    Raises:
+        OSError: From the file system.
+    """
+    folder, _, _ = path.rpartition("/")
+    hidden = f"{folder}/.{os.urandom(8).hex()}"
+    write_new(spool.fd, hidden, f"{path}.why", to_json(report))
+
+
+def read_why(spool: SpoolDir, path: str) -> dict[str, object]:
+    """Return the report beside a file; empty if there is none."""
+    return read_json(spool, f"{path}.why")
+
+
+def remove_why(spool: SpoolDir, path: str) -> None:
+    """Remove the report beside a file, if there is one."""
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}.why", dir_fd=spool.fd)

@@ -1,0 +1,365 @@
+"""Open a spool, put tasks into it, list what waits.
+
+This is all that a producer needs; it imports nothing that costs time.
+Specification: docs/format.md, sections 1 and 3.
+"""
+
+import errno
+import os
+import threading
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from ..clock import CLOCK
+from ..errors import NotASpoolError, SpoolUncertain
+from ..task import MINUTE_US, Name, is_priority, minute_start_us
+
+FORMAT: Final = 1
+MARKER: Final = ".spool"
+MARKER_TEXT: Final = b'{"format": 1}\n'
+STATES: Final = ("running", "failed", "corrupt", "done", "logs", "timers", "workers")
+FOLDERS: Final = (*STATES, "tmp", *(str(priority) for priority in range(10)))
+
+DIR_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+_NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
+_NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+_SYNCED_MAX: Final = 256
+
+
+class SpoolDir:
+    """A spool directory.
+
+    Making one touches nothing; ``open`` does, and every move opens it if need be.
+    It may be used by several threads and after a fork.
+
+    Attributes:
+        path: Its absolute path.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.path.abspath(os.fspath(path))
+        self._fd = -1
+        self._synced: set[str] = set()
+        self._tmpfile = os.path.isdir("/proc/self/fd")
+        self._opening = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"SpoolDir({self.path!r})"
+
+    @property
+    def fd(self) -> int:
+        """A descriptor of the root, for calls that take ``dir_fd``."""
+        if self._fd < 0:
+            self.open()
+        return self._fd
+
+    # -- opening ----------------------------------------------------------------
+
+    def open(self) -> None:
+        """Check that this is a spool, make what is missing in it, hold it open.
+
+        An empty directory becomes a spool.
+
+        Raises:
+            NotASpoolError: Missing, not a directory, not a spool, or newer.
+            OSError: From the file system, such as no permission.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            hint = f"there is no such directory: make it with `spool init {self.path}`"
+            raise NotASpoolError(self.path, hint) from None
+        except NotADirectoryError:
+            raise NotASpoolError(self.path, "is not a directory") from None
+        try:
+            self._check(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        with self._opening:
+            if self._fd < 0:
+                self._fd = fd
+            else:  # other threads may be using the number: keep it
+                os.dup2(fd, self._fd, inheritable=False)
+                os.close(fd)
+            self._synced.clear()
+
+    def create(self) -> None:
+        """Make the directory, if it is missing, and the spool in it.
+
+        Raises:
+            NotASpoolError: It holds something else.
+            OSError: From the file system.
+        """
+        with suppress(FileExistsError):
+            os.makedirs(self.path, 0o700)
+        self.open()
+
+    def _check(self, fd: int) -> None:
+        entries = set(os.listdir(fd))
+        if MARKER in entries:
+            self._check_marker(fd)
+        elif entries:
+            hint = "is not empty and is not a spool (it has no file .spool)"
+            raise NotASpoolError(self.path, hint)
+        made = False
+        for folder in FOLDERS:
+            if folder not in entries:
+                with suppress(FileExistsError):
+                    os.mkdir(folder, 0o700, dir_fd=fd)
+                    made = True
+        if MARKER not in entries:
+            # Last: a directory that has it has the rest too.
+            write_new(fd, f"tmp/{MARKER}.{os.urandom(4).hex()}", MARKER, MARKER_TEXT)
+            made = True
+        if made:
+            os.fsync(fd)
+
+    def _check_marker(self, fd: int) -> None:
+        marker = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            text = os.read(marker, 4096)
+        finally:
+            os.close(marker)
+        # A version this code does not know is one that it cannot parse either.
+        if b"".join(text.split()) != b"".join(MARKER_TEXT.split()):
+            hint = "was made by a newer spooler, or its file .spool is damaged"
+            raise NotASpoolError(self.path, f"{hint}; this one knows format {FORMAT}")
+
+    # -- put --------------------------------------------------------------------
+
+    def put(self, name: Name, chunks: Iterable[bytes], *, durable: bool = True) -> None:
+        """Write a task and put it into place under ``name``.
+
+        When it has returned and ``durable`` is true, the task survives a power
+        cut; else only the death of processes.
+
+        Args:
+            name: Its name; must be new.
+            chunks: The bytes of the file, in pieces of any size.
+            durable: Sync the file and its folder.
+
+        Raises:
+            NotASpoolError: The spool is gone.
+            FileExistsError: There is a task of this name.
+            SpoolUncertain: It is in place, but the last sync failed.
+            OSError: From the file system; there is no task then.
+        """
+        folder = name.folder
+        path = f"{folder}/{name}"
+        if self._tmpfile:
+            fd = self._open_unnamed(folder, path)
+        else:
+            fd = self._open_hidden(folder, name)
+        hidden = None if self._tmpfile else f"{folder}/.{name}"
+        try:
+            for chunk in chunks:
+                write_all(fd, chunk)
+            if durable:
+                os.fsync(fd)
+            self._place(fd, hidden, folder, path)
+        finally:
+            os.close(fd)
+            if hidden is not None:
+                with suppress(FileNotFoundError):
+                    os.unlink(hidden, dir_fd=self.fd)
+        if durable:
+            try:
+                self.sync_folder(name)
+            except OSError as error:
+                raise SpoolUncertain(name.id, error) from error
+
+    def _open_unnamed(self, folder: str, path: str) -> int:
+        try:
+            return os.open(folder, _TMPFILE_FLAGS, 0o600, dir_fd=self.fd)
+        except FileNotFoundError:
+            self.make_folder(folder)
+            return os.open(folder, _TMPFILE_FLAGS, 0o600, dir_fd=self.fd)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            self._tmpfile = False
+            return self._open_hidden(folder, path.rpartition("/")[2])
+
+    def _open_hidden(self, folder: str, name: object) -> int:
+        path = f"{folder}/.{name}"
+        try:
+            return os.open(path, NEW_FLAGS, 0o600, dir_fd=self.fd)
+        except FileNotFoundError:
+            self.make_folder(folder)
+            return os.open(path, NEW_FLAGS, 0o600, dir_fd=self.fd)
+
+    def _place(self, fd: int, hidden: str | None, folder: str, path: str) -> None:
+        try:
+            self._link(fd, hidden, path)
+        except FileNotFoundError:  # a daemon removed the folder meanwhile
+            if hidden is not None:
+                raise
+            self.make_folder(folder)
+            self._link(fd, hidden, path)
+
+    def _link(self, fd: int, hidden: str | None, path: str) -> None:
+        if hidden is None:
+            source = f"/proc/self/fd/{fd}"
+            os.link(source, path, dst_dir_fd=self.fd, follow_symlinks=True)
+            return
+        try:
+            os.link(hidden, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+            os.rename(hidden, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+
+    # -- folders ----------------------------------------------------------------
+
+    def make_folder(self, folder: str) -> None:
+        """Make a minute folder, and its priority's if that is missing.
+
+        Raises:
+            NotASpoolError: The spool is gone.
+            OSError: From the file system.
+        """
+        self._synced.discard(folder)
+        priority = folder.partition("/")[0]
+        try:
+            os.mkdir(folder, 0o700, dir_fd=self.fd)
+        except FileExistsError:
+            return
+        except FileNotFoundError:
+            self.open()  # the spool may have been made anew
+            with suppress(FileExistsError):
+                os.mkdir(priority, 0o700, dir_fd=self.fd)
+                os.fsync(self.fd)
+            with suppress(FileExistsError):
+                os.mkdir(folder, 0o700, dir_fd=self.fd)
+
+    def sync_folder(self, name: Name) -> None:
+        """Sync the minute folder that holds ``name``.
+
+        The first time, and whenever the folder is old enough to have been removed
+        and made again by somebody else, the folder above it too.
+
+        Raises:
+            OSError: From the file system.
+        """
+        folder = name.folder
+        self.sync(folder)
+        over = name.due_us + 2 * MINUTE_US < CLOCK.now_us()
+        if over or folder not in self._synced:
+            self.sync(str(name.priority))
+            if len(self._synced) >= _SYNCED_MAX:
+                self._synced.clear()
+            self._synced.add(folder)
+
+    def sync(self, folder: str) -> None:
+        """Sync a directory of the spool.
+
+        Raises:
+            OSError: From the file system.
+        """
+        fd = os.open(folder, DIR_FLAGS, dir_fd=self.fd)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def move(self, source: str, name: Name, *, durable: bool = True) -> None:
+        """Rename a file of the spool to a native name: the way back to waiting.
+
+        Raises:
+            FileNotFoundError: The file is gone; someone else moved it.
+            OSError: From the file system.
+        """
+        target = f"{name.folder}/{name}"
+        try:
+            os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except FileNotFoundError:
+            self.make_folder(name.folder)
+            os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        if durable:
+            self.sync_folder(name)
+            self.sync(source.rpartition("/")[0] or ".")
+
+    # -- lists ------------------------------------------------------------------
+
+    def names(self, folder: str) -> list[str]:
+        """Return the names in a directory of the spool; none if it is gone.
+
+        Names that begin with a dot or end in ``.tmp`` are left out.
+
+        Raises:
+            OSError: From the file system.
+        """
+        # Opened anew each time: on NFS a kept descriptor shows an old list.
+        try:
+            fd = os.open(folder, DIR_FLAGS, dir_fd=self.fd)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        try:
+            found = os.listdir(fd)
+        finally:
+            os.close(fd)
+        return [n for n in found if n[0] != "." and not n.endswith(".tmp")]
+
+    def priorities(self) -> list[int]:
+        """Return the priorities that have a folder, most urgent first."""
+        return sorted(int(name) for name in self.names(".") if is_priority(name))
+
+    def minutes(self, priority: int) -> list[str]:
+        """Return the minute folders of a priority, earliest first."""
+        names = self.names(str(priority))
+        return sorted(n for n in names if minute_start_us(n) is not None)
+
+    def waiting(self) -> Iterable[tuple[str, str]]:
+        """Yield (folder, name) of all that waits, in no order within a folder.
+
+        Reads every folder: for people who ask, not for the daemon.
+        """
+        for priority in self.priorities():
+            for minute in self.minutes(priority):
+                folder = f"{priority}/{minute}"
+                for name in self.names(folder):
+                    yield folder, name
+
+    def has(self, path: str) -> bool:
+        """Tell whether there is a file of that path in the spool.
+
+        Raises:
+            OSError: From the file system.
+        """
+        try:
+            os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data``, over as many calls as it takes."""
+    written = os.write(fd, data)
+    while written < len(data):
+        data = data[written:]
+        written = os.write(fd, data)
+
+
+def write_new(root: int, hidden: str, path: str, data: bytes) -> None:
+    """Write a small file durably and put it into place, over an older one.
+
+    The directory of ``path`` is not synced.
+
+    Args:
+        hidden: The name under which it is written first; must be new.
+    """
+    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=root)
+    try:
+        write_all(fd, data)
+        os.fsync(fd)
+    except BaseException:
+        os.unlink(hidden, dir_fd=root)
+        raise
+    finally:
+        os.close(fd)
+    os.rename(hidden, path, src_dir_fd=root, dst_dir_fd=root)

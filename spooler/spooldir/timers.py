@@ -1,0 +1,129 @@
+"""Which slots of timers were put, and whether their tasks have finished.
+
+Specification: docs/format.md, section 7.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+
+import filelock
+
+from ..task import Name
+from .root import NEW_FLAGS, SpoolDir, write_all
+
+
+def slot_id(task: str, slot_us: int) -> str:
+    """Return the id of a slot's task: the same wherever it is computed."""
+    return blake2b(f"{task}@{slot_us}".encode()).hexdigest()[:16]
+
+
+@contextmanager
+def lock(spool: SpoolDir) -> Iterator[None]:
+    """Hold the lock under which slots are read and put.
+
+    Raises:
+        TimeoutError: Somebody else held it for five seconds.
+        OSError: From the file system.
+    """
+    path = f"{spool.path}/timers/.lock"
+    held = filelock.FileLock(path, fallback_to_soft=False, mode=0o600, timeout=5)
+    try:
+        held.acquire()
+    except filelock.Timeout:
+        raise TimeoutError(f"{path} is held by another daemon") from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def latest_slot(spool: SpoolDir, task: str) -> int | None:
+    """Return the newest slot that was put for a timer, in µs; None if none was."""
+    slots = _slots(spool, task)
+    return slots[-1] if slots else None
+
+
+def _slots(spool: SpoolDir, task: str) -> list[int]:
+    slots = []
+    for file in spool.names("timers"):
+        slot, _, name = file.partition(".")
+        if name == task and slot.isdigit():
+            slots.append(int(slot))
+    return sorted(slots)
+
+
+def is_finished(spool: SpoolDir, task: str, slot_us: int) -> bool:
+    """Tell whether the task of a slot is no longer waiting or running.
+
+    Its hard link in ``timers/`` has outlived it, or it lies in ``failed/`` or
+    ``corrupt/``.
+
+    Raises:
+        OSError: From the file system.
+    """
+    try:
+        status = os.stat(_record(slot_us, task), dir_fd=spool.fd)
+    except FileNotFoundError:
+        return True
+    if status.st_nlink < 2:
+        return True
+    for folder in ("failed", "corrupt"):
+        with os.scandir(f"{spool.path}/{folder}") as entries:
+            if any(entry.inode() == status.st_ino for entry in entries):
+                return True
+    return False
+
+
+def begin(spool: SpoolDir, task: str, slot_us: int) -> None:
+    """Note a slot that has passed before the timer was known. Hold the lock.
+
+    Raises:
+        OSError: From the file system.
+    """
+    path = _record(slot_us, task)
+    with suppress(FileExistsError):
+        os.close(os.open(path, NEW_FLAGS, 0o600, dir_fd=spool.fd))
+        spool.sync("timers")
+
+
+def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
+    """Put the task of a slot and note it. Durable. Hold the lock.
+
+    A crash at any point leaves either nothing, or a task that the next call for
+    the same slot finds.
+
+    Args:
+        spool: Where.
+        name: With the slot as due time and ``slot_id`` as id.
+        data: The bytes of the task file.
+
+    Raises:
+        OSError: From the file system.
+    """
+    hidden = f"timers/.{name.due_us:016d}.{name.task}"
+    target = f"{name.folder}/{name}"
+    with suppress(FileNotFoundError):  # a crash between the two links
+        if os.stat(hidden, dir_fd=spool.fd).st_nlink == 1:
+            os.unlink(hidden, dir_fd=spool.fd)
+    with suppress(FileExistsError):
+        fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        spool.make_folder(name.folder)
+        os.link(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        spool.sync_folder(name)
+    record = _record(name.due_us, name.task)
+    os.rename(hidden, record, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    for older in _slots(spool, name.task):
+        if older < name.due_us:
+            os.unlink(_record(older, name.task), dir_fd=spool.fd)
+    spool.sync("timers")
+
+
+def _record(slot_us: int, task: str) -> str:
+    return f"timers/{slot_us:016d}.{task}"

@@ -1,0 +1,262 @@
+"""The process that workers are forked from.
+
+It imports the user's modules once and has one thread, so a fork is cheap, shares
+memory and is safe. The daemon starts it as ``python -m spooler.template`` with one
+end of a socket, and asks it to fork and to kill.
+
+The standard library's forkserver is not used: it hides errors of the imported
+modules, cannot be replaced for a reload, and does not report how a worker died.
+
+Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
+socket attached, and ``{"kill": pid}``. From it: ``{"ready": {...}}`` or
+``{"error": text}``, ``{"forked": pid}``, ``{"exit": pid, "status": n}``.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from . import logs, worker
+from .cron import check
+from .errors import EXIT_FAILED, UsageError
+from .registry import REGISTRY, Entry
+from .retry import RetryOptions
+from .schedule import CronLine, Interval
+
+_PR_SET_PDEATHSIG: Final = 1
+
+log = logging.getLogger(__name__)
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What a daemon must know of a registered function, without its code."""
+
+    name: str
+    retry: RetryOptions
+    spool: str | None
+    priority: int | None
+    interval: Interval | None
+    cron: CronLine | None
+    overlap: bool
+
+
+def _known(entry: Entry) -> Known:
+    schedule = entry.schedule
+    return Known(
+        entry.name,
+        entry.retry,
+        entry.spool,
+        entry.priority,
+        schedule if isinstance(schedule, Interval) else None,
+        schedule if isinstance(schedule, CronLine) else None,
+        entry.overlap,
+    )
+
+
+class Start(msgspec.Struct, frozen=True):
+    """What the template is told first."""
+
+    modules: list[str]
+    parent: int
+    log_level: str = "info"
+    log_json: bool = False
+
+
+def load(modules: list[str]) -> None:
+    """Import the user's modules, given by name or as a path that ends in .py.
+
+    Raises:
+        UsageError: One cannot be imported; one line, with the place.
+    """
+    sys.path.insert(0, os.getcwd())
+    for module in modules:
+        name = module
+        if module.endswith(".py"):
+            folder, file = os.path.split(os.path.abspath(module))
+            sys.path.insert(0, folder)
+            name = file[:-3]
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            raise UsageError(_explain(module, error)) from error
+    for entry in REGISTRY:
+        if entry.schedule is not None:
+            try:
+                check(entry.schedule)
+            except UsageError as error:
+                raise UsageError(f"task {entry.name}: {error}") from None
+
+
+def _explain(module: str, error: BaseException) -> str:
+    what = " ".join(traceback.format_exception_only(error)[-1].split())
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [f for f in frames if "importlib" not in f.filename and f.name != "load"]
+    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    hint = ""
+    if isinstance(error, ModuleNotFoundError) and error.name == module:
+        hint = f"; looked in {os.getcwd()} and in Python's path"
+    return f"cannot import {module}: {what}{where}{hint}"
+
+
+class Template:
+    """The template process itself.
+
+    Args:
+        control: The line to the daemon.
+    """
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._rest = b""
+        self._fds: list[int] = []
+        self._reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._writer = writer
+        self._pid = os.getpid()
+        self._children: set[int] = set()
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        self._control.sendall(json.dumps(message).encode() + b"\n")
+
+    def _lines(self) -> list[bytes] | None:
+        data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 64)
+        self._fds += fds
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return lines
+
+    def run(self) -> None:
+        """Import, report, then fork and reap until the daemon is gone."""
+        lines: list[bytes] = []
+        while not lines:
+            lines = self._lines() or sys.exit(0)
+        start = msgspec.json.decode(lines[0], type=Start)
+        die_with(start.parent)
+        logs.configure(start.log_level, json=start.log_json)
+        try:
+            load(start.modules)
+        except UsageError as error:
+            log.debug("import", exc_info=error.__cause__)
+            self._tell({"error": str(error)})
+            sys.exit(EXIT_FAILED)
+        self._warn_of_threads()
+        gc.collect()
+        gc.freeze()
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, _nothing)
+        known = [_known(entry) for entry in REGISTRY]
+        self._tell({"ready": msgspec.to_builtins(known)})
+        self._serve(lines[1:])
+
+    def _warn_of_threads(self) -> None:
+        others = [t.name for t in threading.enumerate()[1:]]
+        if others:
+            log.warning(
+                "the imported modules have started threads (%s): workers are forked"
+                " without them; start threads in the task or when it first runs",
+                ", ".join(others),
+            )
+
+    def _serve(self, lines: list[bytes]) -> None:
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._reader, select.POLLIN)
+        while True:
+            for line in lines:
+                self._obey(json.loads(line))
+            lines = []
+            for fd, _ in poll.poll():
+                if fd == self._reader:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._reader, 4096)
+                else:
+                    received = self._lines()
+                    if received is None:
+                        return
+                    lines = received
+            self._reap()
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        if "fork" in message:
+            settings = msgspec.convert(message["fork"], worker.WorkerSettings)
+            self._fork(settings, self._fds.pop(0))
+        elif message["kill"] in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(message["kill"], signal.SIGKILL)
+
+    def _fork(self, settings: worker.WorkerSettings, fd: int) -> None:
+        pid = os.fork()
+        if pid == 0:
+            self._be_worker(settings, fd)
+        with contextlib.suppress(OSError):  # here too: a kill may come at once
+            os.setpgid(pid, pid)
+        os.close(fd)
+        self._children.add(pid)
+        self._tell({"forked": pid})
+
+    def _be_worker(self, settings: worker.WorkerSettings, fd: int) -> None:
+        """Be a worker; never return."""
+        status = EXIT_FAILED
+        try:
+            os.setpgid(0, 0)
+            die_with(self._pid)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for mine in (self._reader, self._writer):
+                os.close(mine)
+            self._control.close()
+            worker.main(socket.socket(fileno=fd), settings)
+            status = 0
+        except BaseException:
+            log.exception("worker %s ends", settings.name)
+        finally:
+            logging.shutdown()
+            sys.stdout.flush()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if found is None:
+                return
+            # Before its number can be given to another process: end what its task
+            # left running, so that the task's next attempt is alone.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(found.si_pid, signal.SIGKILL)
+            _, status = os.waitpid(found.si_pid, 0)
+            self._children.discard(found.si_pid)
+            code = os.waitstatus_to_exitcode(status)
+            self._tell({"exit": found.si_pid, "status": code})
+
+
+def _nothing(number: int, frame: object) -> None:
+    """Handle a signal by doing nothing but waking up."""
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (Linux)."""
+    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
+        os._exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    Template(socket.socket(fileno=int(sys.argv[1]))).run()

@@ -1,0 +1,228 @@
+"""Wait for a file, a signal, a message or a moment.
+
+Watching is watchdog's inotify, read in the daemon's own loop: no thread, so that
+a new file costs one system call and no hand-over. Where there is no inotify for a
+directory (a network file system, no watches left) the caller must scan.
+"""
+
+import errno
+import logging
+import os
+import selectors
+import signal
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Final
+
+from watchdog.observers.inotify_c import (
+    CallbackId,
+    InotifyConstants,
+    InotifyEvent,
+    InotifyFD,
+    Mask,
+    WatchDescriptor,
+)
+
+REMOTE: Final = frozenset(
+    {"9p", "afs", "ceph", "cifs", "nfs", "nfs4", "ncpfs", "smb3", "smbfs", "virtiofs"}
+)
+"""File systems where another host's changes make no inotify event."""
+
+MASK: Final = Mask(
+    InotifyConstants.IN_CREATE
+    | InotifyConstants.IN_MOVED_TO
+    | InotifyConstants.IN_CLOSE_WRITE
+    | InotifyConstants.IN_ONLYDIR
+)
+
+OnName = Callable[[str, bool], None]
+"""Called with a file's name and whether it is known to be whole."""
+
+log = logging.getLogger(__name__)
+
+
+class _Folder:
+    """One watched directory (watchdog's ``WatchCallback``)."""
+
+    def __init__(self, on_name: OnName, on_lost: Callable[[], None]) -> None:
+        self._on_name = on_name
+        self._on_lost = on_lost
+
+    def on_event(self, event: InotifyEvent) -> None:
+        name = os.fsdecode(event.name)
+        if name and name[0] != "." and not name.endswith(".tmp"):
+            whole = event.mask & ~InotifyConstants.IN_CREATE & MASK != 0
+            self._on_name(name, whole)
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        self._on_lost()
+
+    def on_queue_overflow(self) -> None:
+        self._on_lost()
+
+
+class _Inotify(InotifyFD):
+    """watchdog's inotify with its descriptor shown, never started as a thread."""
+
+    def fileno(self) -> int:
+        return self._inotify_fd
+
+
+class Watch:
+    """The inotify watches of one spool.
+
+    Args:
+        path: The spool's path; watched directories are below it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._watched: dict[str, WatchDescriptor] = {}
+        self._inotify = self._open()
+
+    def _open(self) -> _Inotify | None:
+        kind = file_system(self._path)
+        if kind in REMOTE:
+            return None
+        try:
+            return _Inotify()
+        except OSError as error:
+            log.warning("no inotify for %s (%s): scanning instead", self._path, error)
+            return None
+
+    @property
+    def mode(self) -> str:
+        """How new files are noticed: ``inotify`` or ``scan``."""
+        return "inotify" if self._inotify else "scan"
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when there is news, if any."""
+        return self._inotify.fileno() if self._inotify else None
+
+    def add(self, folder: str, on_name: OnName, on_lost: Callable[[], None]) -> bool:
+        """Watch a directory; scan it after that, not before.
+
+        Args:
+            folder: Relative to the spool.
+            on_lost: Called when events were lost or the directory is gone.
+
+        Returns:
+            Whether it is watched now.
+        """
+        if folder in self._watched:
+            return True
+        if self._inotify is None:
+            return False
+        path = os.fsencode(os.path.join(self._path, folder))
+        callback = _Folder(on_name, on_lost)
+        try:
+            wd = self._inotify.add_callback(path, MASK, callback, CallbackId(1))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+                log.warning("cannot watch %s/%s: %s", self._path, folder, error)
+            return False
+        self._watched[folder] = wd
+        return True
+
+    def remove(self, folder: str) -> None:
+        """Stop watching a directory."""
+        wd = self._watched.pop(folder, None)
+        if wd is not None and self._inotify is not None:
+            self._inotify.remove_callbacks([(wd, CallbackId(1))])
+
+    def read(self) -> None:
+        """Read what there is and call back for it. Call it when readable."""
+        if self._inotify is not None:
+            for event in self._inotify.read_events():
+                self._inotify.handle_event(event)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self._inotify is not None:
+            self._inotify.close()
+
+
+class Signals:
+    """Signals as bytes in a pipe; the handler does no work.
+
+    Args:
+        numbers: The signals to take.
+    """
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._seen: list[int] = []
+        for number in numbers:
+            signal.signal(number, self._handle)
+        # A lease that is broken while we hold it sends this one; see
+        # spooldir.dropped. Not SIG_IGN: that would be inherited by user code.
+        signal.signal(signal.SIGIO, _nothing)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._seen.append(number)
+        try:
+            os.write(self._writer, b"s")
+        except BlockingIOError:
+            return  # the pipe is full: the loop is awake anyway
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when signals came."""
+        return self._reader
+
+    def take(self) -> list[int]:
+        """Return the signals that came since the last call."""
+        try:
+            os.read(self._reader, 4096)
+        except BlockingIOError:
+            return []
+        seen, self._seen = self._seen, []
+        return seen
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """Handle a signal by doing nothing."""
+
+
+class Loop:
+    """Calls what is ready: one selector for the whole daemon."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+
+    def add(self, fd: int, ready: Callable[[], None]) -> None:
+        """Call ``ready`` whenever ``fd`` is readable."""
+        self._selector.register(fd, selectors.EVENT_READ, ready)
+
+    def remove(self, fd: int) -> None:
+        """Forget ``fd``; do it before it is closed."""
+        self._selector.unregister(fd)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait until something is ready or ``timeout`` seconds are over."""
+        for key, _ in self._selector.select(timeout):
+            if key.fd in self._selector.get_map():  # an earlier call may remove it
+                key.data()
+
+    def close(self) -> None:
+        """Close the selector."""
+        self._selector.close()
+
+
+def file_system(path: str) -> str:
+    """Return the type of the file system that holds a path, as the kernel says.
+
+    ``unknown`` where ``/proc`` does not tell.
+    """
+    path = os.path.realpath(path) + "/"
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            mounts = file.read().splitlines()
+    except OSError:
+        return "unknown"
+    best = ("", "unknown")
+    for mount in mounts:
+        fields, _, after = mount.partition(" - ")
+        point = fields.split()[4].rstrip("/") + "/"
+        if path.startswith(point) and len(point) >= len(best[0]):
+            best = (point, after.split()[0])
+    return best[1]
