@@ -1,14 +1,13 @@
 """The arguments of a function, checked and converted by its type hints.
 
-``Arguments`` makes a ``msgspec`` struct of a signature. What msgspec does not take is
-left to a hook: paths, unions that it refuses (``Path | str``, two dataclasses), and
+``Arguments`` makes a ``msgspec`` struct of a signature. A hook reads what msgspec does
+not take: paths, unions that it refuses (``Path | str``, two dataclasses), and
 dataclasses, named tuples and typed dicts that hold such a union. These unions take
-the first member, in the order of the hint, that fits; a dataclass fits if it knows
-every key.
+the first member, in the order of the hint, that fits and knows every key.
 
 Refused at registration: recursive type aliases; such unions inside generic
 dataclasses, attrs classes and structs; enums of anything but text or whole numbers;
-classes that JSON has no form for. The keys of a dict may be text, numbers, moments,
+classes without a form in JSON. The keys of a dict may be text, numbers, moments,
 paths and the like, not bool, None or tuples. Specification: docs/format.md, "Keys".
 """
 
@@ -52,8 +51,11 @@ _PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
 
 _ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
 _NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
-_PLACE: Final = re.compile(r"(.*) - at (?:`key` in )?`\$(?:\.(\w+))?(.*)`", re.DOTALL)
-"""What msgspec says; ``_PLACE`` has the problem, the argument, the place in it."""
+_PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
+_VALUE: Final = re.compile(
+    rf"Invalid (?:enum )?value .*?((?:{_PLACE.pattern})*)", re.DOTALL
+)
+"""What msgspec says. Its places follow the problem, the innermost first."""
 
 
 class BodyKind(Enum):
@@ -127,8 +129,8 @@ class Arguments:
         given = self._bind(args, kwargs) if args else dict(kwargs)
         try:
             raw = _ENCODER.encode(given)
-        except _ERRORS:
-            raw = self._encode_slowly(given)
+        except _ERRORS as exc:
+            raise self._error(exc, _culprit(given)) from None
         arrived = self._load(raw, lax=False)
         for name, value in given.items():
             back = arrived[name]
@@ -161,12 +163,9 @@ class Arguments:
         if self.wants_dict:
             return function(kwargs)
         rest = dict(kwargs)
-        first = [
-            rest.pop(name, parameter.default)
-            for name, parameter in self._parameters.items()
-            if parameter.kind is inspect.Parameter.POSITIONAL_ONLY
-        ]
-        return function(*first, **rest)
+        place = inspect.Parameter.POSITIONAL_ONLY
+        first = [p for p in self._parameters.values() if p.kind is place]
+        return function(*[rest.pop(p.name, p.default) for p in first], **rest)
 
     def _ready(self) -> None:
         if not self._decoders:
@@ -235,16 +234,6 @@ class Arguments:
                 raise self._refusal("the body is not an argument: give it as body=")
         return {**named, **kwargs}
 
-    def _encode_slowly(self, given: Mapping[str, object]) -> bytes:
-        plain = {}
-        for name, value in given.items():
-            try:
-                plain[name] = _text_keys(value)
-                _ENCODER.encode({name: plain[name]})
-            except _ERRORS as exc:
-                raise self._error(exc, name) from None
-        return _ENCODER.encode(plain)
-
     def _load(
         self, raw: bytes | Mapping[str, object], *, lax: bool
     ) -> dict[str, object]:
@@ -265,10 +254,11 @@ class Arguments:
 
     def _error(self, exc: Exception, name: str | None) -> ArgumentsError:
         """Say what msgspec or a hook said in our words, without values."""
-        message, place = str(exc), ""
-        if found := _PLACE.fullmatch(message):
-            message, name = found[1], name or found[2]
-            place = found[3] and f" at {found[3].lstrip('.')}"
+        message = _VALUE.sub(r"not one of its values\1", str(exc))
+        message, *places = _PLACE.split(message)
+        place = "".join(reversed(places[::2]))
+        if name is None and place:
+            _, name, place = re.split(r"^\.(\w+)", place)
         elif name is None and (found := _NAME.fullmatch(message)):
             if found[1] == "contains":
                 return self._unknown(found[2])
@@ -279,11 +269,12 @@ class Arguments:
             message = "nested too deeply"
         elif "float" in message and "got `null`" in message:
             message += " (in JSON, nan and infinity are null)"
-        prefix = f"argument {name!r}{place}: " if name else ""
+        at = place and f" at {place.lstrip('.')}"
+        prefix = f"argument {name!r}{at}: " if name else ""
         return self._refusal(prefix + _line(message))
 
     def _unknown(self, name: str) -> ArgumentsError:
-        near = difflib.get_close_matches(name, self._parameters, 1)
+        near = difflib.get_close_matches(name, self._parameters.keys() - {name}, 1)
         guess = f" (did you mean {near[0]!r}?)" if near else ""
         return self._refusal(f"unknown argument {name!r}{guess}")
 
@@ -301,8 +292,7 @@ class _Custom(type):
 
 
 _Hints = dict[str, object]
-_Records = dict[object, _Custom]
-"""The types made for classes so far, also for those that refer to themselves."""
+_Records = dict[object, _Custom]  # the types made so far: a class may name itself
 
 
 def _usable(hint: Any, records: _Records) -> Any:
@@ -441,7 +431,7 @@ def _hook(kind: Any, value: object, *, lax: bool) -> object:
         try:
             return kind.convert(value, lax=lax)
         except msgspec.ValidationError as exc:  # msgspec adds a place to others only
-            raise ValueError(str(exc).replace(" - at `$.", " at `")) from None
+            raise ValueError(str(exc)) from None
     if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
         return kind(value)
     raise ValueError(f"expected {_show(kind)}, got {type(value).__name__}")
@@ -465,12 +455,14 @@ def _encode_hook(value: object) -> object:
 _ENCODER: Final = msgspec.json.Encoder(enc_hook=_encode_hook)
 
 
-def _text_keys(value: Any) -> object:
-    """Make paths that are keys into text; msgspec gives no keys to the hook."""
-    if isinstance(value, dict):
-        keys = [str(key) if isinstance(key, PurePath) else key for key in value]
-        return dict(zip(keys, map(_text_keys, value.values()), strict=True))
-    return list(map(_text_keys, value)) if type(value) in (list, tuple) else value
+def _culprit(given: Mapping[str, object]) -> str | None:
+    """Return the first argument that cannot be encoded."""
+    for name, value in given.items():
+        try:
+            _ENCODER.encode(value)
+        except _ERRORS:
+            return name
+    return None
 
 
 def _loss(given: Any, back: Any) -> str | None:
@@ -500,7 +492,6 @@ def _loss(given: Any, back: Any) -> str | None:
 
 
 def _line(message: str) -> str:
-    """Return a message in our style: one line, lower case, without values."""
+    """Return a message in our style: one line, lower case."""
     text = " ".join(message.replace("`", "").split())
-    text = re.sub(r"^Invalid (enum )?value .*", "not one of its values", text)
     return text[:1].lower() + text[1:]

@@ -11,6 +11,8 @@ from enum import Enum, StrEnum
 from functools import lru_cache
 from typing import Final, Self
 
+import msgspec
+
 from .errors import TaskNameError
 
 DEFAULT_PRIORITY: Final = 5
@@ -177,8 +179,7 @@ class Name:
         return f"{self.priority}/{minute_of(self.due_us)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(msgspec.Struct, frozen=True):
     """What stands before the body in a task file (docs/format.md, section 2).
 
     Attributes:
