@@ -52,9 +52,7 @@ _PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
 _ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
 _NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
-_VALUE: Final = re.compile(
-    rf"Invalid (?:enum )?value .*?((?:{_PLACE.pattern})*)", re.DOTALL
-)
+_VALUE: Final = re.compile(rf"Invalid .*value (?s:.*?)((?:{_PLACE.pattern})*)\Z")
 """What msgspec says. Its places follow the problem, the innermost first."""
 
 
@@ -258,7 +256,7 @@ class Arguments:
         message, *places = _PLACE.split(message)
         place = "".join(reversed(places[::2]))
         if name is None and place:
-            _, name, place = re.split(r"^\.(\w+)", place)
+            _, name, place = re.split(r"^\.?(\w*)", place, maxsplit=1)
         elif name is None and (found := _NAME.fullmatch(message)):
             if found[1] == "contains":
                 return self._unknown(found[2])

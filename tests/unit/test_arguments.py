@@ -231,7 +231,7 @@ def test_positional_arguments_are_bound_as_in_a_call(
         (
             list[Pair],
             [("a", 1), ("a", "b")],
-            "argument 'value' at [1]: expected int, got str at [1]",
+            "argument 'value' at [1][1]: expected int, got str",
         ),
     ],
 )
@@ -306,12 +306,23 @@ def test_a_key_that_msgspec_would_drop_is_refused() -> None:
     assert "lost" in refusal(Small, {"size": 1, "sise": 2})
 
 
-def test_a_refusal_is_one_line_without_the_value() -> None:
+def test_a_key_that_is_not_utf_8_is_refused() -> None:
+    assert problem_of(spare(with_args), **{"\ud800": 1}) == "text that is not UTF-8"
+
+
+@pytest.mark.parametrize("value", ["secret", "a\n` - at `$.b", "a` - at `$.b`", "'"])
+def test_a_refusal_is_one_line_without_the_value(value: str) -> None:
     with pytest.raises(ArgumentsError) as caught:
-        of(Color).encode((), {"value": "secret\n` - at `$.key`"})
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+        of(Color).decode({"value": value})
+    assert caught.value.problem == "argument 'value': not one of its values"
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("key", ["a\nb", "a` - at `$[0]", "a - at `$.b`", "$", ""])
+def test_an_unknown_key_of_any_form_is_refused_in_one_line(key: str) -> None:
+    with pytest.raises(ArgumentsError) as caught:
+        of(int).decode({"value": 1, key: 1})
+    assert "\n" not in str(caught.value)
 
 
 # -- round trips -------------------------------------------------------------------

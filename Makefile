@@ -1,0 +1,46 @@
+# make demo   photographs become previews, before your eyes
+# make test   style, types, layers, all tests
+# make bench  the benchmarks, as a table
+# make clean  remove what these have made
+#
+# Each makes the virtual environment that it needs. PYTHON=python3.12 takes another one.
+
+PYTHON ?= python3
+PIP := -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test check bench clean
+.DELETE_ON_ERROR:
+
+demo: .venv-demo/ready
+	.venv-demo/bin/python examples/thumbnails/demo.py
+
+test: check
+	.venv/bin/pytest -n 2 --dist worksteal
+
+check: .venv/ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache | tail -n 5
+
+bench: .venv/ready
+	.venv/bin/python -m benchmarks
+
+.venv/ready: requirements/dev.txt setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "spooler needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python $(PIP) install -r requirements/dev.txt
+	.venv/bin/python $(PIP) install --no-deps --editable .
+	@touch $@
+
+.venv-demo/ready: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "spooler needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python $(PIP) install . pillow
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-demo .demo build dist spoold.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
