@@ -38,7 +38,7 @@ bench: .venv/ready
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "spooler needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv .venv-demo
-	.venv-demo/bin/python $(PIP) install . pillow
+	.venv-demo/bin/python $(PIP) install --editable . pillow
 	@touch $@
 
 clean:

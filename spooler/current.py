@@ -1,15 +1,17 @@
 """What a running function can ask about its own run."""
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+
+import msgspec
 
 from .clock import CLOCK, Clock
 from .errors import UsageError
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-@dataclass(frozen=True, slots=True)
-class CurrentTask:
+
+class CurrentTask(msgspec.Struct, frozen=True):
     """The task whose function is running.
 
     Attributes:
@@ -18,8 +20,9 @@ class CurrentTask:
         attempt: The number of this run, from 1.
         priority: Where it waited.
         spool: The spool's path.
-        put_at: When it was put (the file's time of modification), UTC.
-        deadline: When the run is killed, UTC; None without a time limit.
+        put_us: When it was put (the file's time of modification), in µs since the
+            epoch.
+        deadline_us: When the run is killed; None without a time limit.
         traceparent: The W3C trace context that the producer gave.
     """
 
@@ -28,17 +31,27 @@ class CurrentTask:
     attempt: int
     priority: int
     spool: str
-    put_at: datetime
-    deadline: datetime | None = None
+    put_us: int
+    deadline_us: int | None = None
     traceparent: str | None = None
-    _clock: Clock = field(default=CLOCK, repr=False, compare=False)
+    clock: Clock = CLOCK
+
+    @property
+    def put_at(self) -> datetime:
+        """When it was put, UTC."""
+        return _EPOCH + timedelta(microseconds=self.put_us)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the run is killed, UTC; None without a time limit."""
+        if self.deadline_us is None:
+            return None
+        return _EPOCH + timedelta(microseconds=self.deadline_us)
 
     @property
     def age(self) -> float:
         """Seconds since the task was put."""
-        epoch = datetime(1970, 1, 1, tzinfo=self.put_at.tzinfo)
-        put_us = (self.put_at - epoch) // timedelta(microseconds=1)
-        return max(0.0, (self._clock.now_us() - put_us) / 1e6)
+        return max(0.0, (self.clock.now_us() - self.put_us) / 1e6)
 
 
 CURRENT: ContextVar[CurrentTask | None] = ContextVar("CURRENT", default=None)

@@ -7,7 +7,6 @@ import asyncio
 import inspect
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .arguments import BodyKind
@@ -23,6 +22,9 @@ READ_AGAIN = 5.0
 """Seconds until a task is looked at again that could not be read just now."""
 
 
+_ACK = Outcome(Verdict.ACK)
+
+
 def current(
     claim: Claim, task: TaskFile, spool: SpoolDir, limit: float | None
 ) -> CurrentTask:
@@ -31,19 +33,15 @@ def current(
     Args:
         limit: Seconds the run may take; None for no limit.
     """
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    deadline = None
-    if limit is not None:
-        now = epoch + timedelta(microseconds=CLOCK.now_us())
-        deadline = now + timedelta(seconds=limit)
+    name = claim.name
     return CurrentTask(
-        id=claim.name.id,
-        name=claim.name.task,
-        attempt=claim.name.attempt + 1,
-        priority=claim.name.priority,
+        id=name.id,
+        name=name.task,
+        attempt=name.attempt + 1,
+        priority=name.priority,
         spool=spool.path,
-        put_at=epoch + timedelta(microseconds=task.mtime_ns // 1000),
-        deadline=deadline,
+        put_us=task.mtime_ns // 1000,
+        deadline_us=None if limit is None else CLOCK.now_us() + int(limit * 1e6),
         traceparent=task.header.traceparent,
     )
 
@@ -113,10 +111,10 @@ def _judge(entry: Entry, result: object) -> Outcome:
     if entry.kind is Kind.FOREVER:
         return Outcome(Verdict.AGAIN, after=entry.pause)
     if entry.kind is Kind.TASK:
-        return Outcome(Verdict.ACK)
+        return _ACK
     value = result.value if isinstance(result, Answer) else result
     if value == Answer.OK.value:
-        return Outcome(Verdict.ACK)
+        return _ACK
     if value == Answer.IGNORE.value and value is not False:
         return Outcome(Verdict.RELEASE, "returned IGNORE")
     error = "returned RETRY"

@@ -11,8 +11,10 @@ import select
 import signal
 import socket
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec.structs import replace
 
 from .clock import CLOCK
 from .current import CURRENT
@@ -116,7 +118,8 @@ class Worker:
         self._draining = False
         self._runs = 0
         self._pid = os.getpid()
-        self._home = os.getcwd()
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._home = os.open(".", flags)  # noqa: TID251 (not in the spool)
         self._poll = select.poll()
         self._poll.register(channel.fileno(), select.POLLIN)
         self._wake()
@@ -210,7 +213,9 @@ class Worker:
         if claim is None:
             self._settled.append(path)
             return
-        log.debug("claim task=%s name=%s", claim.name.id, escape(claim.name.task))
+        if log.isEnabledFor(logging.DEBUG):
+            name = escape(claim.name.task)
+            log.debug("claim task=%s name=%s", claim.name.id, name)
         self._runs += 1
         started_us = CLOCK.now_us()
         outcome, entry = self._attempt(claim, path)
@@ -250,7 +255,7 @@ class Worker:
             CURRENT.reset(token)
         if os.getpid() != self._pid:  # the task forked, and this is its child
             os._exit(BROKEN)
-        os.chdir(self._home)
+        os.fchdir(self._home)
         return outcome
 
     # -- settling ---------------------------------------------------------------

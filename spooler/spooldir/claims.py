@@ -8,12 +8,11 @@ import errno
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from ..clock import CLOCK, Clock
 from ..errors import ClaimLostError
-from ..task import MAX_ATTEMPT, Claim, Name, Outcome, iso
+from ..task import Claim, Name, Outcome, iso
 from . import reports
 from .reading import TaskFile, open_task
 from .root import DIR_FLAGS, SpoolDir
@@ -132,8 +131,7 @@ class Claims:
         )
         with suppress(OSError):  # the list is for people; the task comes first
             reports.append_attempt(self.spool, claim.name.id, record)
-        attempt = min(claim.name.attempt + 1, MAX_ATTEMPT)
-        self._back(claim, replace(claim.name, due_us=due_us, attempt=attempt))
+        self._back(claim, claim.name.but(due_us=due_us, attempt=claim.name.attempt + 1))
 
     def again(self, claim: Claim, *, due_us: int) -> None:
         """Put a task back that runs for ever: attempt 0. One rename, synced.
@@ -142,7 +140,7 @@ class Claims:
             ClaimLostError: The file is gone.
             OSError: From the file system. The task is still claimed.
         """
-        self._back(claim, replace(claim.name, due_us=due_us, attempt=0))
+        self._back(claim, claim.name.but(due_us=due_us, attempt=0))
         if claim.name.attempt:
             reports.forget_attempts(self.spool, claim.name.id)
 
@@ -157,7 +155,7 @@ class Claims:
             OSError: From the file system. The task is still claimed.
         """
         name = claim.name
-        self._back(claim, name if due_us is None else replace(name, due_us=due_us))
+        self._back(claim, name if due_us is None else name.but(due_us=due_us))
 
     def _back(self, claim: Claim, name: Name) -> None:
         self._or_lost(
@@ -175,7 +173,7 @@ class Claims:
         record = reports.attempt_record(claim, outcome.error, started_us, now_us)
         history = [*reports.attempts(self.spool, claim.name.id), record]
         report = reports.failure(claim, outcome, history, now_us)
-        name = replace(claim.name, attempt=min(claim.name.attempt + 1, MAX_ATTEMPT))
+        name = claim.name.but(attempt=claim.name.attempt + 1)
         source = f"{self._folder}/{claim.file}"
         self._or_lost(claim, lambda: give_up(self.spool, source, name, report))
 

@@ -9,7 +9,6 @@ import logging
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import replace
 from enum import Enum
 from typing import Final
 
@@ -144,12 +143,12 @@ class Dropped:
                 return True  # whoever made it may still have something to add
             return self._reject(path, error.reason)
         if folder != ".":
-            name = replace(name, priority=int(folder.partition("/")[0]))
+            name = name.but(priority=int(folder.partition("/")[0]))
         target = f"{name.folder}/{name}"
         if target == path:
             return target
         if self._spool.has(target):
-            name = replace(name, id=os.urandom(8).hex())
+            name = name.but(id=os.urandom(8).hex())
             target = f"{name.folder}/{name}"
         self._spool.move(path, name, durable=False)
         log.info(

@@ -9,13 +9,13 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import filelock
 
 from ..clock import CLOCK, Clock
-from ..task import MAX_ATTEMPT, Claim, Name, Outcome, Verdict
+from ..task import Claim, Name, Outcome, Verdict
 from . import reports
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
@@ -175,7 +175,7 @@ def _give_back(
     if outcome.verdict is Verdict.RELEASE:
         spool.move(source, claim.name)
         return Recovered(claim.name, claim.name.due_us)
-    name = replace(claim.name, attempt=min(claim.name.attempt + 1, MAX_ATTEMPT))
+    name = claim.name.but(attempt=claim.name.attempt + 1)
     record = reports.attempt_record(claim, outcome.error, None, clock.now_us())
     due_us = decide(name)
     if due_us is None:
@@ -185,7 +185,7 @@ def _give_back(
         return Recovered(name, None)
     with suppress(OSError):  # the list is for people; the task comes first
         reports.append_attempt(spool, name.id, record)
-    name = replace(name, due_us=due_us)
+    name = name.but(due_us=due_us)
     spool.move(source, name)
     return Recovered(name, due_us)
 

@@ -5,7 +5,7 @@ Works with or without a daemon. Specification: docs/format.md, section 3.
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ..clock import CLOCK, Clock
 from ..errors import NotFoundError, UsageError
@@ -130,7 +130,7 @@ def kick(spool: SpoolDir, found: Found, clock: Clock = CLOCK) -> Name:
         raise UsageError(
             f"{found.id}: is {found.state}, and only a failed task can be kicked"
         )
-    name = replace(found.name, due_us=clock.now_us(), attempt=0)
+    name = found.name.but(due_us=clock.now_us(), attempt=0)
     _move(lambda: spool.move(found.path, name), found)
     reports.remove_why(spool, found.path)
     return name
