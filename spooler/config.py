@@ -4,6 +4,7 @@ Options, environment and file are read by the command (``cli.spoold``); this is
 what they come to.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -45,8 +46,10 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.dirs:
             raise UsageError("no spool was named: use --dir DIR")
-        if len(set(self.dirs)) != len(self.dirs):
+        if len({os.path.realpath(path) for path in self.dirs}) != len(self.dirs):
             raise UsageError("the same spool is named twice")
+        if not self.imports:
+            raise UsageError("no module with tasks was named: use --import MODULE")
         for name, low in (("workers", 1), ("max_tasks", 0), ("grace", 0)):
             value = getattr(self, name)
             if not value >= low:

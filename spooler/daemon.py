@@ -33,7 +33,7 @@ from .wakeup import Loop, Signals, Watch, file_system
 LOOK_FOR_DEAD: Final = 1.0
 """Seconds between two looks for processes of other daemons that have died."""
 
-SWEEP_EVERY: Final = 60.0
+SWEEP_EVERY: Final = 600.0
 """Seconds between two sweeps of left-overs."""
 
 BLIND_SCAN: Final = 1.0
@@ -75,10 +75,16 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._loop = Loop()
-        self._spools = [self._open(SpoolDir(path)) for path in settings.dirs]
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._loop.add(self._signals.fileno(), self._on_signals)
-        self._forker = self._fork_template()
+        self._spools: list[_Spool] = []
+        try:
+            for path in settings.dirs:
+                self._spools.append(self._open(SpoolDir(path)))
+            self._forker = self._fork_template()
+        except BaseException:
+            self._let_go()
+            raise
         self._coming: Forker | None = None
         self._old: list[Forker] = []
         self._stop_at: float | None = None
@@ -338,11 +344,14 @@ class Daemon:
         coming = [self._coming] if self._coming is not None else []
         for forker in (self._forker, *coming, *self._old):
             self._drop(forker)
+        self._let_go()
+        log.info("stopped")
+
+    def _let_go(self) -> None:
         for spool in self._spools:
             spool.watch.close()
             spool.lock.remove()
         self._loop.close()
-        log.info("stopped")
 
 
 def _belongs(known: Known, spool: SpoolDir, index: int) -> bool:

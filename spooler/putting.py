@@ -4,7 +4,7 @@ Importing this loads the standard library and msgspec, nothing else.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -41,7 +41,7 @@ class Handle:
     id: str
     task: str
     spool: str
-    _name: Name
+    _name: Name = field(repr=False)
 
     def state(self) -> State | None:
         """Return where the task stands now; None if it is finished (or removed).

@@ -36,6 +36,7 @@ class Scheduler:
         self._spool = spool
         self._clock = clock
         self._timers: list[_Timer] = []
+        self._seen_us = 0
 
     def use(self, known: list[Known]) -> None:
         """Take these functions' timers from now on, at once."""
@@ -56,12 +57,11 @@ class Scheduler:
     def put_due(self) -> None:
         """Put the tasks of all slots that have come."""
         now_us = self._clock.now_us()
+        set_back = now_us < self._seen_us
+        self._seen_us = now_us
         for timer in self._timers:
-            if timer.look_us > now_us:
-                # A clock that was set back must not stop a timer for that long.
-                later = next_slot_us(timer.schedule, now_us)
-                if later is not None:
-                    timer.look_us = min(timer.look_us, later)
+            # A clock that was set back must not stop a timer for that long.
+            if timer.look_us > now_us and not set_back:
                 continue
             try:
                 timer.look_us = self._look(timer, now_us)

@@ -303,7 +303,7 @@ class Supervisor:
 
     def _offer_urgent(self) -> None:
         """Let workers with names in hand run what is more urgent first."""
-        busy = [w for w in self._workers.values() if len(w.in_flight) > 1]
+        busy = [w for w in self._workers.values() if 1 < len(w.in_flight) <= WINDOW_MAX]
         if not busy:
             return
         least = max(worker.least_urgent for worker in busy)

@@ -146,6 +146,10 @@ class Template:
             lines = self._lines() or sys.exit(0)
         start = msgspec.json.decode(lines[0], type=Start)
         die_with(start.parent)
+        # It ends with the daemon. A service manager's TERM for the whole group must
+        # not take the workers away from under a daemon that drains them.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, _nothing)
         logs.configure(start.log_level, json=start.log_json)
         try:
             load(start.modules)

@@ -80,7 +80,9 @@ class Channel:
     def receive(self) -> list[str]:
         """Return the lines that have come. ``open`` turns false at the end."""
         try:
-            data = self._connection.recv(1 << 16)
+            data = self._connection.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
         except OSError:
             data = b""
         if not data:

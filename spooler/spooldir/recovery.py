@@ -222,9 +222,9 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
     for folder in ("failed", "corrupt"):
         names = set(spool.names(folder))
-        for file in sorted(names)[:SWEEP_MAX]:
-            if file.endswith(".why") and file[:-4] not in names:
-                count += _unlink_old(spool, f"{folder}/{file}", clock, WHY_MAX_AGE)
+        alone = [n for n in names if n.endswith(".why") and n[:-4] not in names]
+        for file in alone[:SWEEP_MAX]:
+            count += _unlink_old(spool, f"{folder}/{file}", clock, WHY_MAX_AGE)
     return count
 
 
