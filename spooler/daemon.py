@@ -91,21 +91,15 @@ class Daemon:
         self._killed = False
 
     def _open(self, spool: SpoolDir) -> _Spool:
-        spool.open()
         settings = self._settings
         name = process_name("daemon")
         lock = ProcessLock(spool, name)
         try:
+            spool.open()
             if not lock.acquire(timeout=5.0):
                 raise UsageError(f"{spool.path}: cannot take the lock of {name}")
         except OSError as error:
-            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
-                kind = file_system(spool.path)
-                raise UsageError(
-                    f"{spool.path}: its file system ({kind}) has no locks"
-                    " (flock), and spoold cannot work safely without"
-                ) from None
-            raise
+            raise UsageError(f"{spool.path}: {_explain(spool, error)}") from None
         owners = accepted_owners(settings.allow_uids)
         watch = Watch(spool.path)
         backlog = Backlog(spool, watch, Dropped(spool, owners))
@@ -154,6 +148,7 @@ class Daemon:
                 self._turn()
         finally:
             self._close()
+        log.info("stopped")
         return EXIT_DONE
 
     def _wait_for_template(self) -> None:
@@ -345,13 +340,26 @@ class Daemon:
         for forker in (self._forker, *coming, *self._old):
             self._drop(forker)
         self._let_go()
-        log.info("stopped")
 
     def _let_go(self) -> None:
         for spool in self._spools:
             spool.watch.close()
             spool.lock.remove()
         self._loop.close()
+
+
+def _explain(spool: SpoolDir, error: OSError) -> str:
+    """Say why a spool cannot be served, and what would help."""
+    match error.errno:
+        case errno.ENOSYS | errno.ENOLCK | errno.EOPNOTSUPP:
+            kind = file_system(spool.path)
+            return f"its file system ({kind}) has no locks, which spoold needs (flock)"
+        case errno.EROFS:
+            return "its file system is read-only: remount it, or name another spool"
+        case errno.EACCES | errno.EPERM:
+            return f"user {os.geteuid()} has no permission: run spoold as its owner"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}"
 
 
 def _belongs(known: Known, spool: SpoolDir, index: int) -> bool:
