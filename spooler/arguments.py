@@ -1,9 +1,7 @@
 """The arguments of a function, checked and converted by its type hints.
 
-``Arguments`` makes a ``msgspec`` struct of a signature. A hook reads what msgspec does
-not take: paths, unions that it refuses (``Path | str``, two dataclasses), and
-dataclasses, named tuples and typed dicts that hold such a union. These unions take
-the first member, in the order of the hint, that fits and knows every key.
+``Arguments`` makes a ``msgspec`` struct of a signature; ``hints`` has what msgspec does
+not take by itself.
 
 Refused at registration: recursive type aliases; such unions inside generic
 dataclasses, attrs classes and structs; enums of anything but text or whole numbers;
@@ -17,22 +15,35 @@ import functools
 import inspect
 import io
 import itertools
-import operator
 import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence, Set
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from datetime import date, time
 from enum import Enum
 from pathlib import PurePath
-from typing import IO, Annotated, Any, BinaryIO, Final, Union, get_args, get_origin
+from typing import IO, Any, BinaryIO, Final, get_args, get_origin
 
 import msgspec
-from msgspec import UNSET
 
 from .errors import ArgumentsError, UsageError
+from .hints import (
+    ANYTHING,
+    DICTS,
+    ENCODER,
+    ERRORS,
+    HOOKS,
+    REQUIRED,
+    UNIONS,
+    Hints,
+    Records,
+    field,
+    fields,
+    read_value,
+    show,
+    usable,
+)
 
 _FORMAT: Final[dict[str, Any]] = {}
 if sys.version_info >= (3, 14):  # pragma: no cover (hints wait until they are read)
@@ -40,16 +51,9 @@ if sys.version_info >= (3, 14):  # pragma: no cover (hints wait until they are r
 
     _FORMAT["annotation_format"] = annotationlib.Format.FORWARDREF
 
-_show: Final = inspect.formatannotation
-_REQUIRED: Final = inspect.Parameter.empty
-_ANYTHING: Final = (inspect.Parameter.empty, Any, object)
-_UNIONS: Final = (Union, types.UnionType)
-_DICTS: Final = (dict, Mapping, MutableMapping)
-_OTHERS: Final = (list, tuple, set, frozenset, Sequence, Set, Iterable)
 _FILES: Final = (BinaryIO, IO, IO[bytes], io.BufferedIOBase, io.BufferedReader)
 _PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
 
-_ERRORS: Final = (msgspec.MsgspecError, TypeError, ValueError, RecursionError)
 _NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
 _VALUE: Final = re.compile(rf"Invalid .*value (?s:.*?)((?:{_PLACE.pattern})*)\Z")
@@ -86,7 +90,7 @@ class Arguments:
         self._parameters = signature.parameters
         both = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._positions = [n for n, p in self._parameters.items() if p.kind <= both]
-        text = str(signature.replace(return_annotation=_REQUIRED))
+        text = str(signature.replace(return_annotation=REQUIRED))
         self.signature = " ".join(re.sub(r": '([^']*)'", r": \1", text).split())
         self._body, self._wants_dict = BodyKind.NONE, False
         self._rest: object = None
@@ -104,7 +108,7 @@ class Arguments:
     def body_is_optional(self) -> bool:
         """Whether the function can be called without a body."""
         body = self._parameters.get("body")
-        return body is None or body.default is not _REQUIRED
+        return body is None or body.default is not REQUIRED
 
     @property
     def wants_dict(self) -> bool:
@@ -126,8 +130,8 @@ class Arguments:
         self._ready()
         given = self._bind(args, kwargs) if args else dict(kwargs)
         try:
-            raw = _ENCODER.encode(given)
-        except _ERRORS as exc:
+            raw = ENCODER.encode(given)
+        except ERRORS as exc:
             raise self._error(exc, _culprit(given)) from None
         arrived = self._load(raw, lax=False)
         for name, value in given.items():
@@ -174,7 +178,7 @@ class Arguments:
 
     def _read_hints(self) -> None:
         """Read the type hints; ``NameError`` means that one is not defined (yet)."""
-        fields, hints, records, name = [], _Hints(), _Records(), ""
+        fields, hints, records, name = [], Hints(), Records(), ""
         try:
             for name, parameter in self._parameters.items():
                 note = {name: parameter.annotation}
@@ -185,14 +189,14 @@ class Arguments:
                 if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                     raise TypeError("arguments of a task have names, so no *")
                 if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                    self._rest = _usable(hints[name], records)
+                    self._rest = usable(hints[name], records)
                 elif self._wants_dict:
                     self._rest = Any
                 elif name == "body":
                     self._body = _body_kind(hints[name])
                 else:
-                    kind = _usable(hints[name], records)
-                    fields.append(_field(name, kind, parameter.default))
+                    kind = usable(hints[name], records)
+                    fields.append(field(name, kind, parameter.default))
         except (NameError, AttributeError) as exc:
             raise NameError(f"parameter {name!r}: {exc}") from exc
         except (TypeError, SyntaxError, RecursionError) as exc:
@@ -201,17 +205,17 @@ class Arguments:
             "_", fields, kw_only=True, forbid_unknown_fields=self._rest is None
         )
         self._decoders = (
-            msgspec.json.Decoder(struct, dec_hook=_HOOKS[False]),
-            msgspec.json.Decoder(struct, strict=False, dec_hook=_HOOKS[True]),
+            msgspec.json.Decoder(struct, dec_hook=HOOKS[False]),
+            msgspec.json.Decoder(struct, strict=False, dec_hook=HOOKS[True]),
         )
 
     def _is_dict(self, hints: Mapping[str, object]) -> bool:
         if len(hints) != 1 or not self._positions:
             return False
         [(name, hint)] = hints.items()
-        if hint in _ANYTHING:
+        if hint in ANYTHING:
             return name in ("args", "env")
-        return all((get_origin(m) or m) in _DICTS for m in _members(hint))
+        return all((get_origin(m) or m) in DICTS for m in _members(hint))
 
     def _bind(
         self, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -238,15 +242,15 @@ class Arguments:
         name, decoder = None, self._decoders[lax]
         try:
             if isinstance(raw, bytes):
-                values = _fields(decoder.decode(raw))
+                values = fields(decoder.decode(raw))
                 raw = {} if self._rest is None else msgspec.json.decode(raw)
             else:
-                values = _fields(_convert(raw, decoder.type, lax=lax))
+                values = fields(read_value(raw, decoder.type, lax=lax))
             for name in [name for name in raw if name not in values]:
                 if name == "body" and self._body is not BodyKind.NONE:
                     raise self._unknown(name)
-                values[name] = _convert(raw[name], self._rest, lax=lax)
-        except _ERRORS as exc:
+                values[name] = read_value(raw[name], self._rest, lax=lax)
+        except ERRORS as exc:
             raise self._error(exc, name) from None
         return values
 
@@ -280,91 +284,6 @@ class Arguments:
         return ArgumentsError(self._task, self.signature, problem)
 
 
-class _Custom(type):
-    """Makes types that msgspec leaves to the hook, which calls ``convert``."""
-
-    convert: Callable[..., object]
-
-    def __instancecheck__(cls, instance: object) -> bool:
-        return True  # msgspec asks this of what the hook returned
-
-
-_Hints = dict[str, object]
-_Records = dict[object, _Custom]  # the types made so far: a class may name itself
-
-
-def _usable(hint: Any, records: _Records) -> Any:
-    """Return a type that reads JSON as the hint says, or raise ``TypeError``."""
-    if hint in _ANYTHING:
-        return Any
-    for link in ("__supertype__", "__value__"):  # NewType, a ``type`` statement
-        if hasattr(hint, link):
-            return _usable(getattr(hint, link), records)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return Annotated[(_usable(args[0], records), *args[1:])]
-    if origin in (typing.Required, typing.NotRequired):
-        return _usable(args[0], records)
-    if origin in _UNIONS:
-        return _union(args, records)
-    if origin in (*_DICTS, *_OTHERS):
-        inner = tuple(arg if arg is ... else _usable(arg, records) for arg in args)
-        hint = (list if origin is Iterable else origin)[inner]
-    elif _is_record(hint) and not _is_native(hint):
-        return _record(hint, records)
-    info = msgspec.inspect.type_info(hint)
-    custom = isinstance(info, msgspec.inspect.CustomType) and info.cls
-    if custom and not issubclass(custom, PurePath):
-        raise TypeError(f"{_show(hint)} cannot be written in a task")
-    return hint
-
-
-def _union(members: tuple[Any, ...], records: _Records) -> Any:
-    choices = [_usable(member, records) for member in members]
-    native = functools.reduce(operator.or_, choices)
-    if _is_native(native):
-        return native
-    choices = [
-        _record(member, records) if _is_record(member) else choice
-        for member, choice in zip(members, choices, strict=True)
-    ]
-    names = " | ".join(map(_show, members))
-
-    def convert(value: object, *, lax: bool) -> object:
-        for loose in (False, True)[: 1 + lax]:
-            for choice in choices:
-                with suppress(*_ERRORS):
-                    return _convert(value, choice, lax=loose)
-        raise ValueError(f"expected {names}, got {type(value).__name__}")
-
-    return _Custom(names, (), {"convert": convert})
-
-
-def _record(cls: Any, records: _Records) -> _Custom:
-    """Return a type for a dataclass, a named tuple or a typed dict."""
-    if cls in records:
-        return records[cls]
-    custom = records[cls] = _Custom(cls.__name__, (), {})  # it may recur
-    hints = typing.get_type_hints(cls, include_extras=True)
-    if typing.is_typeddict(cls):
-        needed = cls.__required_keys__
-        defaults = {n: _REQUIRED if n in needed else UNSET for n in hints}
-    else:
-        parameters = inspect.signature(cls).parameters
-        defaults = {n: p.default for n, p in parameters.items()}
-    fields = [_field(n, _usable(hints[n], records), d) for n, d in defaults.items()]
-    row = issubclass(cls, tuple)
-    struct = msgspec.defstruct(
-        "_", fields, array_like=row, kw_only=not row, forbid_unknown_fields=True
-    )
-
-    def convert(value: object, *, lax: bool) -> object:
-        return cls(**_fields(_convert(value, struct, lax=lax)))
-
-    custom.convert = convert
-    return custom
-
-
 def _globals(function: Any) -> dict[str, Any]:
     """Return the names that a function's type hints refer to."""
     while isinstance(function, functools.partial):
@@ -378,87 +297,25 @@ def _globals(function: Any) -> dict[str, Any]:
 
 def _members(hint: object) -> tuple[Any, ...]:
     """Return the types in a union, or the only one, without None."""
-    members = get_args(hint) if get_origin(hint) in _UNIONS else (hint,)
+    members = get_args(hint) if get_origin(hint) in UNIONS else (hint,)
     return tuple(m for m in members if m is not type(None)) or members
 
 
 def _body_kind(hint: object) -> BodyKind:
     members = _members(hint)
-    if any(member in (bytes, *_ANYTHING) for member in members):
+    if any(member in (bytes, *ANYTHING) for member in members):
         return BodyKind.BYTES
     if any(member in _FILES for member in members):
         return BodyKind.FILE
-    raise TypeError(f"the body is bytes or BinaryIO, not {_show(hint)}")
-
-
-def _is_record(hint: Any) -> bool:
-    """Tell whether it is a dataclass, a typed dict or a named tuple."""
-    marks = ("__dataclass_fields__", "__required_keys__", "_field_defaults")
-    return isinstance(hint, type) and any(hasattr(hint, mark) for mark in marks)
-
-
-def _is_native(hint: object) -> bool:
-    """Tell whether msgspec takes a type as it is."""
-    with suppress(TypeError):
-        msgspec.json.Decoder(hint)
-        return True
-    return False
-
-
-def _field(name: str, kind: Any, default: object) -> tuple[Any, ...]:
-    """Return a field of a struct; a default of None allows None."""
-    if default is _REQUIRED:
-        return (name, kind)
-    return (name, kind if default is not None else kind | None, UNSET)
-
-
-def _fields(struct: msgspec.Struct) -> dict[str, object]:
-    """Return the values that were given."""
-    values = msgspec.structs.asdict(struct)
-    return {name: value for name, value in values.items() if value is not UNSET}
-
-
-def _convert(value: object, kind: Any, *, lax: bool) -> Any:
-    return msgspec.convert(
-        value, kind, strict=not lax, str_keys=True, dec_hook=_HOOKS[lax]
-    )
-
-
-def _hook(kind: Any, value: object, *, lax: bool) -> object:
-    if isinstance(kind, _Custom):
-        try:
-            return kind.convert(value, lax=lax)
-        except msgspec.ValidationError as exc:  # msgspec adds a place to others only
-            raise ValueError(str(exc)) from None
-    if isinstance(kind, type) and issubclass(kind, PurePath) and isinstance(value, str):
-        return kind(value)
-    raise ValueError(f"expected {_show(kind)}, got {type(value).__name__}")
-
-
-_HOOKS: Final = tuple(functools.partial(_hook, lax=lax) for lax in (False, True))
-
-
-def _encode_hook(value: object) -> object:
-    """Write paths, and classes derived from those that JSON knows."""
-    if isinstance(value, PurePath):
-        return str(value)
-    if isinstance(value, date | time):
-        return value.isoformat()
-    for base in (str, int, float):
-        if isinstance(value, base):
-            return base.__getnewargs__(value)[0]  # type: ignore[arg-type] # as base
-    raise TypeError(f"{type(value).__name__} cannot be written in a task")
-
-
-_ENCODER: Final = msgspec.json.Encoder(enc_hook=_encode_hook)
+    raise TypeError(f"the body is bytes or BinaryIO, not {show(hint)}")
 
 
 def _culprit(given: Mapping[str, object]) -> str | None:
     """Return the first argument that cannot be encoded."""
     for name, value in given.items():
         try:
-            _ENCODER.encode(value)
-        except _ERRORS:
+            ENCODER.encode(value)
+        except ERRORS:
             return name
     return None
 
