@@ -44,9 +44,15 @@ log = logging.getLogger(__name__)
 class _Folder:
     """One watched directory (watchdog's ``WatchCallback``)."""
 
-    def __init__(self, on_name: OnName, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        on_name: OnName,
+        on_lost: Callable[[], None],
+        on_deleted: Callable[[], None],
+    ) -> None:
         self._on_name = on_name
         self._on_lost = on_lost
+        self._on_deleted = on_deleted
 
     def on_event(self, event: InotifyEvent) -> None:
         name = os.fsdecode(event.name)
@@ -55,7 +61,7 @@ class _Folder:
             self._on_name(name, whole)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
-        self._on_lost()
+        self._on_deleted()
 
     def on_queue_overflow(self) -> None:
         self._on_lost()
@@ -114,7 +120,12 @@ class Watch:
         if self._inotify is None:
             return False
         path = os.fsencode(os.path.join(self._path, folder))
-        callback = _Folder(on_name, on_lost)
+
+        def on_deleted() -> None:
+            self._watched.pop(folder, None)
+            on_lost()
+
+        callback = _Folder(on_name, on_lost, on_deleted)
         try:
             wd = self._inotify.add_callback(path, MASK, callback, CallbackId(1))
         except OSError as error:
