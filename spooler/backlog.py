@@ -10,7 +10,7 @@ Events are hints: a name that comes twice costs the worker one rename that fails
 import heapq
 import logging
 import re
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -20,7 +20,7 @@ from .logs import escape
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.recovery import remove_folder
-from .task import MINUTE_US, is_priority, minute_start_us
+from .task import MINUTE_US, Name, is_priority, minute_start_us
 from .wakeup import Watch
 
 NAMES_MAX: Final = 100_000
@@ -57,10 +57,12 @@ class _Folder:
 
     def is_native(self, name: str) -> bool:
         """Tell whether a name is native and belongs here."""
-        return (
-            self.first <= name[:16] <= self.last
-            and self.native.fullmatch(name) is not None
-        )
+        if not self.first <= name[:16] <= self.last:
+            return False
+        if name.isascii():
+            return self.native.fullmatch(name) is not None
+        parsed = Name.parse(name)
+        return parsed is not None and self.path == parsed.folder
 
     def peek(self) -> str | None:
         """Return the next name without taking it."""
@@ -118,12 +120,12 @@ class Backlog:
         Raises:
             OSError: From the file system.
         """
-        self.stale = False
         self._watch.add(".", self._on_root, self._on_lost)
         for file in self._spool.names("."):
             self._on_root(file, False)
         for priority in self._order:
             self._scan_priority(priority)
+        self.stale = False
 
     def _scan_priority(self, priority: _Priority) -> None:
         folder = str(priority.number)
@@ -133,27 +135,32 @@ class Backlog:
             self._on_priority(priority, file, False)
         for each in (*priority.folders.values(), *priority.closing.values()):
             each.unread = True
-        for minute in list(priority.closing):
-            self._close(priority, minute)
+            self._reopen(each)
 
     def _on_lost(self) -> None:
         self.stale = True
 
     def _on_root(self, file: str, whole: bool) -> None:
-        if not is_priority(file):
-            if file not in _OURS:
-                self._candidates[".", file] = whole
+        if file in _OURS:
             return
-        number = int(file)
+        number = int(file) if is_priority(file) else -1
         if number not in self._priorities:
+            if number < 0 or not self._spool.is_folder(file):
+                self._candidates[".", file] = whole
+                return
             priority = self._priorities[number] = _Priority(number)
             insort(self._order, priority, key=lambda each: each.number)
             self._scan_priority(priority)
 
     def _on_priority(self, priority: _Priority, file: str, whole: bool) -> None:
-        if minute_start_us(file) is None:
-            self._candidates[str(priority.number), file] = whole
-        elif file not in priority.known:
+        if file in priority.known:
+            return
+        folder = str(priority.number)
+        if minute_start_us(file) is None or not self._spool.is_folder(
+            f"{folder}/{file}"
+        ):
+            self._candidates[folder, file] = whole
+        else:
             priority.known.add(file)
             insort(priority.minutes, file)
 
@@ -227,6 +234,8 @@ class Backlog:
                     break
                 folder = priority.folders.get(minute)
                 name = folder.peek() if folder else now
+                if folder and folder.unread and name is None:
+                    name = now
                 if name is not None and name[:16] <= now:
                     return True
         return False
@@ -272,7 +281,10 @@ class Backlog:
                 return
             if folder.peek() is None and start_us + KEEP_US <= now_us:
                 self._close(priority, minute)
-            index = bisect_right(priority.minutes, minute)
+                # A task that came just now has brought it back: take it, too.
+                index = bisect_left(priority.minutes, minute)
+            else:
+                index = bisect_right(priority.minutes, minute)
 
     def _take_names(
         self, folder: _Folder, now_us: int, limit: int, taken: list[str]
@@ -315,6 +327,8 @@ class Backlog:
                 self._candidates.setdefault((folder.path, name), False)
             elif name not in folder.in_flight:
                 names.append(name)
+            else:  # not claimed yet, or back again: nobody may tell us later
+                folder.returned.add(name)
         folder.unread = len(names) > WATCH_MAX
         if folder.unread:
             self._watch.remove(folder.path)
@@ -397,8 +411,8 @@ _OURS: Final = frozenset(
 
 
 def _native(priority: int) -> re.Pattern[str]:
-    """Return what the native names of one priority look like."""
+    """Return what the native names of one priority look like, if they are ASCII."""
     return re.compile(
         rf"[0-9]{{16}}\.{priority}\.(?:0|[1-9][0-9]{{0,5}})\.[0-9a-f]{{16}}"
-        r"\.\w[^\x00-\x20\x7f/]*(?<!\.tmp)(?<!\.why)"
+        r"\.[0-9A-Za-z_][!-.0-~]{0,127}(?<!\.tmp)(?<!\.why)"
     )

@@ -42,6 +42,9 @@ BLIND_SCAN: Final = 1.0
 FULL_AGAIN: Final = 1.0
 """Seconds to wait after an error of the file system."""
 
+RESTART_PAUSE: Final = 1.0
+"""Seconds between two starts of a template process that dies."""
+
 log = logging.getLogger(__name__)
 
 
@@ -87,6 +90,8 @@ class Daemon:
             raise
         self._coming: Forker | None = None
         self._old: list[Forker] = []
+        self._reload_again = False
+        self._restart_at = 0.0
         self._stop_at: float | None = None
         self._killed = False
 
@@ -128,8 +133,13 @@ class Daemon:
             list(settings.imports), settings.log_level, log_json=settings.log_json
         )
         forker = Forker(start)
-        self._loop.add(forker.fileno(), forker.read)
+        self._loop.add(forker.fileno(), lambda: self._listen(forker))
         return forker
+
+    def _listen(self, forker: Forker) -> None:
+        forker.read()
+        if forker.gone:  # its end would be readable for ever
+            self._loop.remove(forker.fileno())
 
     # -- beginning --------------------------------------------------------------
 
@@ -164,17 +174,20 @@ class Daemon:
         for index, spool in enumerate(self._spools):
             spool.supervisor.use(forker)
             spool.scheduler.use([k for k in known if _belongs(k, spool.dir, index)])
-            spool.lock.describe(
-                {
-                    "kind": "daemon",
-                    "pid": os.getpid(),
-                    "host": socket.gethostname(),
-                    "started": iso(CLOCK.now_us()),
-                    "version": __version__,
-                    "workers": self._settings.workers,
-                    "tasks": sorted(each.name for each in known),
-                }
-            )
+            facts = {
+                "kind": "daemon",
+                "pid": os.getpid(),
+                "host": socket.gethostname(),
+                "started": iso(CLOCK.now_us()),
+                "version": __version__,
+                "workers": self._settings.workers,
+                "tasks": sorted(each.name for each in known),
+            }
+            try:
+                spool.lock.describe(facts)
+            except OSError as error:  # a full disk must not stop a reload
+                path = escape(spool.dir.path)
+                log.warning("cannot say in %s who serves it: %s", path, error)
 
     def _banner(self) -> None:
         names = sorted(known.name for known in self._forker.known or ())
@@ -219,6 +232,8 @@ class Daemon:
         if self._stop_at is not None:
             self._enforce_grace()
             wait = min(wait, max(0.0, self._stop_at - CLOCK.monotonic()))
+        elif self._forker.gone:
+            wait = min(wait, max(0.0, self._restart_at - CLOCK.monotonic()))
         self._loop.wait(wait)
         self._look_after_templates()
 
@@ -258,7 +273,9 @@ class Daemon:
                 return 0.0
             waits += [spool.scan_at - now, spool.look_at - now, spool.sweep_at - now]
             waits.append(spool.backlog.next_look)
-            for moment_us in (spool.backlog.next_due_us, spool.scheduler.next_us):
+            # With all workers busy nobody looks, so it may have passed long ago.
+            due_us = spool.backlog.next_due_us if spool.supervisor.takes_more else None
+            for moment_us in (due_us, spool.scheduler.next_us):
                 if moment_us is not None:
                     waits.append((moment_us - CLOCK.now_us()) / 1e6)
         return max(0.0, min((wait for wait in waits if wait is not None), default=60.0))
@@ -306,7 +323,9 @@ class Daemon:
                 spool.supervisor.kill()
 
     def _reload(self) -> None:
-        if self._stop_at is None and self._coming is None:
+        if self._coming is not None:
+            self._reload_again = True  # it may have imported the old code already
+        elif self._stop_at is None:
             log.info("reload: importing anew")
             self._coming = self._fork_template()
 
@@ -324,15 +343,29 @@ class Daemon:
                 self._drop(coming)
                 why = coming.error or "the process died"
                 log.error("reload: the old code goes on: %s", escape(why))
-        if self._forker.gone and self._stop_at is None and self._coming is None:
-            log.error("the template process died: starting another")
-            self._coming = self._fork_template()
+        if self._reload_again and self._coming is None:
+            self._reload_again = False
+            self._reload()
+        self._replace_dead_template()
         for old in [each for each in self._old if each.gone or not each.workers]:
             self._old.remove(old)
             self._drop(old)
 
+    def _replace_dead_template(self) -> None:
+        now = CLOCK.monotonic()
+        if (
+            self._forker.gone
+            and self._coming is None
+            and self._stop_at is None
+            and now >= self._restart_at
+        ):
+            log.error("the template process died: starting another")
+            self._restart_at = now + RESTART_PAUSE
+            self._coming = self._fork_template()
+
     def _drop(self, forker: Forker) -> None:
-        self._loop.remove(forker.fileno())
+        if not forker.gone:
+            self._loop.remove(forker.fileno())
         forker.close()
 
     def _close(self) -> None:

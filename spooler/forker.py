@@ -50,7 +50,9 @@ class Forker:
         self.error: str | None = None
         self.gone = False
         self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "spooler.template", str(theirs.fileno())]
+        # -P: a json.py in the current directory must not be taken for the real one.
+        module = ("-P", "-m", "spooler.template")
+        command = [sys.executable, *module, str(theirs.fileno())]
         # In a group of its own, so that Ctrl-C in a terminal reaches only the daemon.
         self._process = subprocess.Popen(
             command,
@@ -84,6 +86,8 @@ class Forker:
     ) -> tuple[Child, socket.socket]:
         """Ask for a worker; return it and this end of the line to it."""
         ours, theirs = socket.socketpair()
+        # Room for WINDOW_MAX names one by one: the daemon must never wait for it.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         child = Child(on_exit)
         self._asked.append(child)
         message = {"fork": msgspec.to_builtins(settings)}

@@ -108,7 +108,8 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
         )
     path = os.path.abspath(options.spool) if options.spool else default_path()
     durable = check_durability(options.durability or "safe") == "safe"
-    spool_dir(path).put(name, pieces(head, options.body), durable=durable)
+    with pieces(head, options.body) as chunks:
+        spool_dir(path).put(name, chunks, durable=durable)
     return Handle(name.id, task, path, name)
 
 

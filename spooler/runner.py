@@ -5,15 +5,18 @@ Here user code is called, and nowhere else.
 
 import asyncio
 import inspect
+import math
 import traceback
 from collections.abc import Callable
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from .arguments import BodyKind
 from .clock import CLOCK
 from .current import CurrentTask
 from .errors import ArgumentsError, Fail, Retry
 from .registry import Entry, Kind
+from .retry import MAX_BACKOFF
 from .spooldir import SpoolDir
 from .spooldir.reading import TaskFile
 from .task import Answer, Claim, Outcome, Verdict
@@ -21,6 +24,9 @@ from .task import Answer, Claim, Outcome, Verdict
 READ_AGAIN = 5.0
 """Seconds until a task is looked at again that could not be read just now."""
 
+
+_LIMIT_MAX: Final = 1e10
+"""Seconds. A run with a longer limit has no deadline that a calendar can show."""
 
 _ACK = Outcome(Verdict.ACK)
 
@@ -41,36 +47,49 @@ def current(
         priority=name.priority,
         spool=spool.path,
         put_us=task.mtime_ns // 1000,
-        deadline_us=None if limit is None else CLOCK.now_us() + int(limit * 1e6),
+        deadline_us=_deadline_us(limit),
         traceparent=task.header.traceparent,
     )
+
+
+def _deadline_us(limit: float | None) -> int | None:
+    if limit is None or limit > _LIMIT_MAX:
+        return None
+    return CLOCK.now_us() + int(limit * 1e6)
 
 
 def run_task(entry: Entry, claim: Claim, task: TaskFile) -> Outcome:
     """Call a task's function with its arguments; return how it ended.
 
-    Whatever user code raises becomes an outcome: nothing escapes.
+    Whatever user code raises becomes an outcome: nothing escapes. That goes for
+    the classes of its arguments and for what it returns too.
     """
     try:
-        call = _prepare(entry, claim, task)
+        call = _prepare_or_say_why_not(entry, claim, task)
+        if isinstance(call, Outcome):
+            return call
+        return _judge(entry, _finish(call()))
+    except Fail as error:
+        return Outcome(Verdict.FAIL, _line(error), "fail", traceback.format_exc())
+    except Retry as error:
+        text = traceback.format_exc()
+        after = _seconds(error.after)
+        return Outcome(Verdict.RETRY, _line(error), "exception", text, after)
+    except BaseException as error:  # noqa: BLE001 (SystemExit too: the worker goes on)
+        text = traceback.format_exc()
+        return Outcome(Verdict.RETRY, _line(error), "exception", text)
+
+
+def _prepare_or_say_why_not(
+    entry: Entry, claim: Claim, task: TaskFile
+) -> Callable[[], object] | Outcome:
+    try:
+        return _prepare(entry, claim, task)
     except ArgumentsError as error:
         return Outcome(Verdict.FAIL, f"ArgumentsError: {error}", "arguments")
     except OSError as error:
         text = f"its body cannot be read now: {error}"
         return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
-    try:
-        result = call()
-        if inspect.iscoroutine(result):
-            result = asyncio.run(result)
-    except Fail as error:
-        return Outcome(Verdict.FAIL, _line(error), "fail", traceback.format_exc())
-    except Retry as error:
-        text = traceback.format_exc()
-        return Outcome(Verdict.RETRY, _line(error), "exception", text, error.after)
-    except BaseException as error:  # noqa: BLE001 (SystemExit too: the worker goes on)
-        text = traceback.format_exc()
-        return Outcome(Verdict.RETRY, _line(error), "exception", text)
-    return _judge(entry, result)
 
 
 def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> Callable[[], object]:
@@ -96,20 +115,38 @@ def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> Callable[[], object]
 def _call_with_file(entry: Entry, values: dict[str, Any], task: TaskFile) -> object:
     with task.open_body() as body:
         values["body"] = body
-        result = entry.arguments.call(entry.function, values)
-        if inspect.iscoroutine(result):  # the file must stay open for it
-            return asyncio.run(result)
-        return result
+        # The file must stay open for a coroutine.
+        return _finish(entry.arguments.call(entry.function, values))
+
+
+def _finish(result: object) -> object:
+    """Run what a function left to be run."""
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError("the function is a generator: calling it does not run it")
+    return result
+
+
+def _seconds(after: object) -> float | None:
+    """Return a delay that user code asked for, if it can be; else None."""
+    if isinstance(after, timedelta):
+        after = after.total_seconds()
+    if not isinstance(after, int | float) or math.isnan(after):
+        return None
+    return float(min(max(0.0, after), MAX_BACKOFF))
 
 
 def _line(error: BaseException) -> str:
-    text = traceback.format_exception_only(error)[-1].strip()
+    found = traceback.TracebackException.from_exception(error, limit=0)
+    found.__notes__ = None  # they stand in the traceback
+    text = list(found.format_exception_only())[-1].strip()
     return " ".join(text.split())[:1000]
 
 
 def _judge(entry: Entry, result: object) -> Outcome:
     if entry.kind is Kind.FOREVER:
-        return Outcome(Verdict.AGAIN, after=entry.pause)
+        return Outcome(Verdict.AGAIN, after=_seconds(entry.pause))
     if entry.kind is Kind.TASK:
         return _ACK
     value = result.value if isinstance(result, Answer) else result

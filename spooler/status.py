@@ -1,14 +1,74 @@
 """What is in a spool, counted."""
 
+import re
 from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final, TypedDict
 
 from .clock import CLOCK, Clock
+from .errors import NotFoundError
 from .spooldir import SpoolDir
 from .spooldir.recovery import ProcessLock, processes
-from .spooldir.repair import Found, ls
-from .spooldir.reports import read_json, read_why
-from .task import MINUTE_US, Name, State, minute_start_us
+from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
+from .spooldir.reports import read_json
+from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
+
+# Cheaper than Name.parse: there may be 100,000 of them.
+_NATIVE: Final = re.compile(r"\d{16}\.\d+\.\d+\.[0-9a-f]{16}\.", re.ASCII)
+
+
+class Held(TypedDict):
+    """A task that a worker runs; ``since`` is when it was claimed."""
+
+    id: str
+    task: str
+    since: str
+
+
+class Failure(TypedDict):
+    """A failed task, from its report."""
+
+    id: str
+    task: str
+    failed: str
+    reason: str
+    error: str
+
+
+class PriorityFacts(TypedDict):
+    """One priority, counted; moments as ISO 8601."""
+
+    priority: int
+    waiting: int
+    oldest: str | None
+    later: int
+    next: str | None
+    running: int
+    failed: int
+
+
+class Overview(TypedDict):
+    """What ``spool status --json`` prints (docs/reference/spool.md).
+
+    ``lost`` counts the tasks that dead workers held; ``unknown`` the waiting ones that
+    no living daemon knows, by name.
+    """
+
+    spool: str
+    waiting: int
+    later: int
+    running: int
+    failed: int
+    corrupt: int
+    dropped: int
+    lost: int
+    priorities: list[PriorityFacts]
+    daemons: list[dict[str, object]]
+    workers: list[dict[str, object]]
+    unknown: dict[str, int]
+    failures: list[Failure]
 
 
 @dataclass(slots=True)
@@ -68,22 +128,23 @@ def count(spool: SpoolDir, clock: Clock = CLOCK) -> Counts:
             else:
                 each.failed += 1
                 counts.failed += 1
+    counts.dropped += dropped(spool, ".")
     counts.corrupt = sum(1 for _ in ls(spool, State.CORRUPT))
     return counts
 
 
 def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -> None:
     each = counts.priorities.setdefault(number, PriorityCount())
-    for file in spool.names(str(number)):
-        start_us = minute_start_us(file)
-        if start_us is None:
-            counts.dropped += 1
-            continue
-        names = spool.names(f"{number}/{file}")
+    counts.dropped += dropped(spool, str(number))
+    for file in spool.minutes(number):
+        start_us = minute_start_us(file) or 0
+        found = spool.names(f"{number}/{file}")
+        names = [name for name in found if _NATIVE.match(name)]
+        counts.dropped += len(found) - len(names)
         if start_us > now_us:
             each.later += len(names)
             if names:
-                _note_next(each, int(min(names)[:16]))
+                _note_next(each, min(names))
         elif start_us + MINUTE_US <= now_us:
             each.waiting += len(names)
             if names:
@@ -97,26 +158,24 @@ def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -
 
 def _count_current(each: PriorityCount, names: list[str], now_us: int) -> None:
     now = f"{now_us:016d}"
-    for name in names:
-        if name[:16] <= now:
-            each.waiting += 1
-            _note_oldest(each, name)
-        else:
-            each.later += 1
-            _note_next(each, int(name[:16]))
+    due = [name for name in names if name[:16] <= now]
+    later = [name for name in names if name[:16] > now]
+    each.waiting += len(due)
+    each.later += len(later)
+    if due:
+        _note_oldest(each, min(due))
+    if later:
+        _note_next(each, min(later))
 
 
 def _note_oldest(each: PriorityCount, name: str) -> None:
-    parsed = Name.parse(name)
-    if parsed is not None and (
-        each.oldest_us is None or parsed.due_us < each.oldest_us
-    ):
-        each.oldest_us = parsed.due_us
+    if name[:16].isdecimal():
+        each.oldest_us = min(each.oldest_us or MAX_DUE_US, int(name[:16]))
 
 
-def _note_next(each: PriorityCount, due_us: int) -> None:
-    if each.next_us is None or due_us < each.next_us:
-        each.next_us = due_us
+def _note_next(each: PriorityCount, name: str) -> None:
+    if name[:16].isdecimal():
+        each.next_us = min(each.next_us or MAX_DUE_US, int(name[:16]))
 
 
 def living(spool: SpoolDir) -> list[dict[str, object]]:
@@ -141,9 +200,87 @@ def living(spool: SpoolDir) -> list[dict[str, object]]:
 def last_failures(spool: SpoolDir, limit: int) -> list[tuple[Found, dict[str, object]]]:
     """Return the tasks that failed last, and why, newest first.
 
+    Only their reports are read, however many have failed.
+
     Raises:
         OSError: From the file system.
     """
-    failed = [(found, read_why(spool, found.path)) for found in ls(spool, State.FAILED)]
-    failed.sort(key=lambda pair: str(pair[1].get("failed", "")), reverse=True)
-    return failed[:limit]
+    return [(each, why(spool, each)) for each in newest_failed(spool, limit)]
+
+
+def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
+    """Return all that a glance at a spool should show.
+
+    No task file is opened.
+
+    Args:
+        failures: How many of the last failures.
+
+    Raises:
+        OSError: From the file system.
+    """
+    counts = count(spool, clock)
+    processes = living(spool)
+    daemons = [each for each in processes if each.get("kind") == "daemon"]
+    workers = [each for each in processes if each.get("kind") != "daemon"]
+    held = _held(spool)
+    for worker in workers:
+        worker["running"] = held.pop(str(worker["name"]), [])
+    unknown: dict[str, int] = {}
+    if daemons:
+        known: set[object] = set()
+        for each in daemons:
+            tasks = each.get("tasks")
+            known.update(tasks if isinstance(tasks, list) else ())
+        unknown = {k: n for k, n in counts.waiting_names.items() if k not in known}
+    return {
+        "spool": spool.path,
+        "waiting": counts.waiting,
+        "later": counts.later,
+        "running": counts.running,
+        "failed": counts.failed,
+        "corrupt": counts.corrupt,
+        "dropped": counts.dropped,
+        "lost": sum(map(len, held.values())),
+        "priorities": [
+            {
+                "priority": number,
+                "waiting": each.waiting,
+                "oldest": None if each.oldest_us is None else iso(each.oldest_us),
+                "later": each.later,
+                "next": None if each.next_us is None else iso(each.next_us),
+                "running": each.running,
+                "failed": each.failed,
+            }
+            for number, each in sorted(counts.priorities.items())
+            if each.waiting or each.later or each.running or each.failed
+        ],
+        "daemons": daemons,
+        "workers": workers,
+        "unknown": unknown,
+        "failures": [_failure(*each) for each in last_failures(spool, failures)],
+    }
+
+
+def _held(spool: SpoolDir) -> dict[str, list[Held]]:
+    held: dict[str, list[Held]] = {}
+    for found in ls(spool, State.RUNNING):
+        if found.name is None:
+            continue
+        with suppress(NotFoundError):  # it has just ended
+            since_us = stat(spool, found).st_ctime_ns // 1000
+            worker = found.path.split("/")[1]
+            held.setdefault(worker, []).append(
+                {"id": found.id, "task": found.name.task, "since": iso(since_us)}
+            )
+    return held
+
+
+def _failure(found: Found, report: Mapping[str, object]) -> Failure:
+    return {
+        "id": found.id,
+        "task": "" if found.name is None else found.name.task,
+        "failed": str(report.get("failed", "")),
+        "reason": str(report.get("reason", "")),
+        "error": str(report.get("error", "")),
+    }

@@ -146,7 +146,7 @@ class Supervisor:
     def spawn(self, forker: Forker) -> None:
         """Start the workers that are missing."""
         now = self._clock.monotonic()
-        if self._draining or now < self._spawn_at:
+        if self._draining or now < self._spawn_at or forker.gone:
             return
         active = sum(not worker.draining for worker in self._workers.values())
         for _ in range(self._settings.workers - active):
@@ -222,12 +222,12 @@ class Supervisor:
         self.recover_dead()
 
     def _why(self, worker: _Worker, code: int) -> Outcome:
-        if self._draining:
-            error = "the daemon stopped before it had finished"
-            return Outcome(Verdict.RELEASE, error)
         if worker.overran:
             error = "ran past its time limit and was killed"
             return Outcome(Verdict.FAIL, error, "timeout")
+        if self._draining:
+            error = "the daemon stopped before it had finished"
+            return Outcome(Verdict.RELEASE, error)
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         return Outcome(Verdict.FAIL, f"its worker died: {how}", "crash")
 
@@ -361,6 +361,11 @@ class Supervisor:
                 if len(w.in_flight) > 1 and not w.stalled
             ]
         return max(0.0, min(moments) - now) if moments else None
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether ``feed`` has somebody to hand a task to that becomes due."""
+        return any(w.room > 0 or len(w.in_flight) > 1 for w in self._workers.values())
 
     # -- the end ----------------------------------------------------------------
 

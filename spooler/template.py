@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import io
 import json
 import logging
 import os
@@ -38,6 +39,7 @@ from .retry import RetryOptions
 from .schedule import CronLine, Interval
 
 _PR_SET_PDEATHSIG: Final = 1
+_prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 
 log = logging.getLogger(__name__)
 
@@ -151,6 +153,8 @@ class Template:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _nothing)
         logs.configure(start.log_level, json=start.log_json)
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(line_buffering=True)  # to be read now, not at exit
         try:
             load(start.modules)
         except UsageError as error:
@@ -164,7 +168,14 @@ class Template:
         signal.signal(signal.SIGCHLD, _nothing)
         known = [_known(entry) for entry in REGISTRY]
         self._tell({"ready": msgspec.to_builtins(known)})
+        # From here on the end of its socket tells that the daemon has died, so that
+        # what the tasks have started can be killed too.
+        _prctl(_PR_SET_PDEATHSIG, 0)
         self._serve(lines[1:])
+        for pid in self._children:
+            self._kill(pid)
+        _flush()
+        os._exit(0)  # without waiting for threads of the imported modules
 
     def _warn_of_threads(self) -> None:
         others = [t.name for t in threading.enumerate()[1:]]
@@ -199,10 +210,15 @@ class Template:
             settings = msgspec.convert(message["fork"], worker.WorkerSettings)
             self._fork(settings, self._fds.pop(0))
         elif message["kill"] in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(message["kill"], signal.SIGKILL)
+            self._kill(message["kill"])
+
+    def _kill(self, pid: int) -> None:
+        """Kill a process and the group it leads, if it leads one."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
     def _fork(self, settings: worker.WorkerSettings, fd: int) -> None:
+        _flush()  # or each worker would print what is buffered here
         pid = os.fork()
         if pid == 0:
             self._be_worker(settings, fd)
@@ -220,7 +236,7 @@ class Template:
             die_with(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            for mine in (self._reader, self._writer):
+            for mine in (self._reader, self._writer, *self._fds):
                 os.close(mine)
             self._control.close()
             worker.main(socket.socket(fileno=fd), settings)
@@ -228,8 +244,7 @@ class Template:
         except BaseException:
             log.exception("worker %s ends", settings.name)
         finally:
-            logging.shutdown()
-            sys.stdout.flush()
+            _flush()
             os._exit(status)
 
     def _reap(self) -> None:
@@ -242,9 +257,10 @@ class Template:
                 return
             # Before its number can be given to another process: end what its task
             # left running, so that the task's next attempt is alone.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(found.si_pid, signal.SIGKILL)
+            self._kill(found.si_pid)
             _, status = os.waitpid(found.si_pid, 0)
+            if found.si_pid not in self._children:  # started by an imported module
+                continue
             self._children.discard(found.si_pid)
             code = os.waitstatus_to_exitcode(status)
             self._tell({"exit": found.si_pid, "status": code})
@@ -254,10 +270,16 @@ def _nothing(number: int, frame: object) -> None:
     """Handle a signal by doing nothing but waking up."""
 
 
+def _flush() -> None:
+    """Print what is buffered, wherever user code has left the streams."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            stream.flush()
+
+
 def die_with(parent: int) -> None:
     """Have the kernel kill this process when its parent dies (Linux)."""
-    prctl: Callable[..., int] = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it was faster
         os._exit(EXIT_FAILED)
 

@@ -8,6 +8,7 @@ directory (a network file system, no watches left) the caller must scan.
 import errno
 import logging
 import os
+import re
 import selectors
 import signal
 from collections.abc import Callable, Iterable
@@ -34,6 +35,8 @@ MASK: Final = Mask(
     | InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_ONLYDIR
 )
+
+_ESCAPED = re.compile(r"\\([0-7]{3})")
 
 OnName = Callable[[str, bool], None]
 """Called with a file's name and whether it is known to be whole."""
@@ -73,6 +76,11 @@ class _Inotify(InotifyFD):
     def fileno(self) -> int:
         return self._inotify_fd
 
+    def close_now(self) -> None:
+        # watchdog 7 leaves the descriptors to its thread until a first read is over.
+        self._is_reading = False
+        self.close()
+
 
 class Watch:
     """The inotify watches of one spool.
@@ -84,11 +92,12 @@ class Watch:
     def __init__(self, path: str) -> None:
         self._path = path
         self._watched: dict[str, WatchDescriptor] = {}
+        self._full = False
         self._inotify = self._open()
 
     def _open(self) -> _Inotify | None:
         kind = file_system(self._path)
-        if kind in REMOTE:
+        if kind in REMOTE or kind.startswith("fuse."):
             return None
         try:
             return _Inotify()
@@ -98,8 +107,8 @@ class Watch:
 
     @property
     def mode(self) -> str:
-        """How new files are noticed: ``inotify`` or ``scan``."""
-        return "inotify" if self._inotify else "scan"
+        """How new files are noticed: ``inotify``, or ``scan`` if a watch failed."""
+        return "inotify" if self._inotify and not self._full else "scan"
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when there is news, if any."""
@@ -128,9 +137,15 @@ class Watch:
         callback = _Folder(on_name, on_lost, on_deleted)
         try:
             wd = self._inotify.add_callback(path, MASK, callback, CallbackId(1))
+            if wd < 0:  # watchdog 7 keeps silent about EACCES
+                self._inotify.remove_callbacks([(wd, CallbackId(1))])
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-                log.warning("cannot watch %s/%s: %s", self._path, folder, error)
+                level = logging.DEBUG if self._full else logging.WARNING
+                text = "cannot watch %s/%s (%s): scanning too"
+                log.log(level, text, self._path, folder, error)
+                self._full = True
             return False
         self._watched[folder] = wd
         return True
@@ -150,7 +165,7 @@ class Watch:
     def close(self) -> None:
         """Let go of everything."""
         if self._inotify is not None:
-            self._inotify.close()
+            self._inotify.close_now()
 
 
 class Signals:
@@ -211,7 +226,8 @@ class Loop:
     def wait(self, timeout: float | None) -> None:
         """Wait until something is ready or ``timeout`` seconds are over."""
         for key, _ in self._selector.select(timeout):
-            if key.fd in self._selector.get_map():  # an earlier call may remove it
+            # An earlier call may have removed it, and added another in its place.
+            if self._selector.get_map().get(key.fd) is key:
                 key.data()
 
     def close(self) -> None:
@@ -224,7 +240,7 @@ def file_system(path: str) -> str:
 
     ``unknown`` where ``/proc`` does not tell.
     """
-    path = os.path.realpath(path) + "/"
+    path = os.path.realpath(path).rstrip("/") + "/"
     try:
         with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
             mounts = file.read().splitlines()
@@ -233,7 +249,8 @@ def file_system(path: str) -> str:
     best = ("", "unknown")
     for mount in mounts:
         fields, _, after = mount.partition(" - ")
-        point = fields.split()[4].rstrip("/") + "/"
+        point = _ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields.split()[4])
+        point = point.rstrip("/") + "/"
         if path.startswith(point) and len(point) >= len(best[0]):
             best = (point, after.split()[0])
     return best[1]

@@ -128,8 +128,8 @@ class Worker:
 
     def _wake(self) -> None:
         """Have signals end a wait; the loop does the work."""
-        reader, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._poll.register(reader, select.POLLIN)
+        self._woken, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._poll.register(self._woken, select.POLLIN)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._drain)
@@ -178,7 +178,10 @@ class Worker:
         self._receive()
 
     def _receive(self) -> None:
-        if self._draining or not self._is_readable():
+        ready = {fd for fd, _ in self._poll.poll(0)}
+        if self._woken in ready:  # by a signal, maybe one that a task handles
+            os.read(self._woken, 4096)
+        if self._channel.fileno() not in ready:
             return
         for line in self._channel.receive():
             if line == "!drain":
@@ -186,9 +189,6 @@ class Worker:
             else:
                 priority, _, rest = line.partition("/")
                 heapq.heappush(self._queue, (int(priority), rest, line))
-
-    def _is_readable(self) -> bool:
-        return any(fd == self._channel.fileno() for fd, _ in self._poll.poll(0))
 
     def _report(self) -> None:
         self._reported = CLOCK.monotonic()

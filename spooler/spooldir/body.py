@@ -4,7 +4,8 @@ Memory does not grow with it.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 from ..errors import UsageError
@@ -15,8 +16,9 @@ Body = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
 """What may be given as the body of a task; text is a path."""
 
 
-def pieces(head: bytes, body: Body | None) -> Iterator[bytes]:
-    """Yield what a task file holds: its header, then its body.
+@contextmanager
+def pieces(head: bytes, body: Body | None) -> Iterator[Iterable[bytes]]:
+    """Give what a task file holds: its header, then its body.
 
     A small body comes in one piece with the header. A path is opened at once,
     so that a missing file is the caller's error before anything was written.
@@ -26,28 +28,26 @@ def pieces(head: bytes, body: Body | None) -> Iterator[bytes]:
         OSError: The path cannot be opened or read.
     """
     if body is None:
-        return iter((head,))
-    if isinstance(body, bytes | bytearray | memoryview):
-        if len(body) <= PIECE:
-            return iter((head + bytes(body),))
-        return iter((head, bytes(body)))
-    if isinstance(body, str | os.PathLike):
-        return _from_file(head, open(body, "rb"), close=True)
-    if hasattr(body, "read"):
-        return _from_file(head, body, close=False)
-    raise UsageError(
-        f"body is of type {type(body).__name__}: give bytes, a path or a binary file"
-    )
+        yield (head,)
+    elif isinstance(body, bytes | bytearray | memoryview):
+        small = len(body) <= PIECE
+        yield (head + bytes(body),) if small else (head, bytes(body))
+    elif isinstance(body, str | os.PathLike):
+        with open(body, "rb") as file:
+            yield _from_file(head, file)
+    elif hasattr(body, "read"):
+        yield _from_file(head, body)
+    else:
+        raise UsageError(
+            f"body is of type {type(body).__name__}: give bytes, a path or a binary"
+            " file"
+        )
 
 
-def _from_file(head: bytes, file: BinaryIO, *, close: bool) -> Iterator[bytes]:
-    try:
-        piece = file.read(PIECE)
-        if not isinstance(piece, bytes):
-            raise UsageError("body is a text file: open it in binary mode")
-        yield head + piece
-        while piece := file.read(PIECE):
-            yield piece
-    finally:
-        if close:
-            file.close()
+def _from_file(head: bytes, file: BinaryIO) -> Iterator[bytes]:
+    piece = file.read(PIECE)
+    if not isinstance(piece, bytes):
+        raise UsageError("body is a text file: open it in binary mode")
+    yield head + piece
+    while piece := file.read(PIECE):
+        yield piece

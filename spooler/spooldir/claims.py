@@ -62,14 +62,14 @@ class Claims:
             OSError: From the file system. The task still waits.
         """
         file = path.rpartition("/")[2]
+        due, priority, attempt, task_id, task = file.split(".", 4)
+        name = Name(int(due), int(priority), int(attempt), task_id, task)
         try:
             os.rename(path, file, src_dir_fd=self.spool.fd, dst_dir_fd=self._fd)
         except OSError as error:
             if error.errno in GONE:
                 return None
             raise
-        due, priority, attempt, task_id, task = file.split(".", 4)
-        name = Name(int(due), int(priority), int(attempt), task_id, task)
         return Claim(name, self.worker, file)
 
     def read(self, claim: Claim) -> TaskFile:
@@ -202,8 +202,10 @@ class Claims:
         """
         if self.sync_due() is not None:
             self.sync()
-        os.rmdir(self._folder, dir_fd=self.spool.fd)
-        os.close(self._fd)
+        try:
+            os.rmdir(self._folder, dir_fd=self.spool.fd)
+        finally:
+            os.close(self._fd)
 
 
 def give_up(
@@ -215,17 +217,17 @@ def give_up(
         FileNotFoundError: The task is gone.
         OSError: From the file system. The task is where it was.
     """
-    target = f"failed/{name}"
+    target = f"failed/{spool.free(name, 'failed')}"
     # A full disk must not keep a task from being given up.
     with suppress(OSError):
         reports.write_why(spool, target, report)
     try:
         os.rename(source, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
     except FileNotFoundError:
-        reports.remove_why(spool, target)
+        if not spool.has(target):  # somebody may have moved it there just now
+            reports.remove_why(spool, target)
         raise
-    spool.sync("failed")
-    spool.sync(source.rpartition("/")[0] or ".")
+    spool.sync_moved("failed", source.rpartition("/")[0] or ".")
     reports.forget_attempts(spool, name.id)
 
 
@@ -254,7 +256,7 @@ def put_aside(spool: SpoolDir, source: str, reason: str, now_us: int) -> str:
         "time": iso(now_us),
     }
     file = source.rpartition("/")[2]
-    if Name.parse(file) is None:
+    if Name.parse(file) is None or spool.has(f"corrupt/{file}"):
         short = os.fsdecode(os.fsencode(file)[:200])
         file = f"{short}.{os.urandom(4).hex()}"
     target = f"corrupt/{file}"
@@ -265,5 +267,5 @@ def put_aside(spool: SpoolDir, source: str, reason: str, now_us: int) -> str:
     except OSError:
         reports.remove_why(spool, target)
         raise
-    spool.sync("corrupt")
+    spool.sync_moved("corrupt")
     return target

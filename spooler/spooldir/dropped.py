@@ -16,7 +16,7 @@ from ..clock import CLOCK, Clock
 from ..codec import parse_at
 from ..errors import CorruptError
 from ..logs import escape
-from ..task import DEFAULT_PRIORITY, Header, Name
+from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Header, Name
 from .claims import put_aside
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
@@ -149,8 +149,8 @@ class Dropped:
             return target
         if self._spool.has(target):
             name = name.but(id=os.urandom(8).hex())
-            target = f"{name.folder}/{name}"
-        self._spool.move(path, name, durable=False)
+        name = self._spool.move(path, name, durable=False)
+        target = f"{name.folder}/{name}"
         log.info(
             "adopt task=%s name=%s spool=%s from=%s",
             name.id,
@@ -180,6 +180,8 @@ def _due(header: Header, mtime_us: int, dropped_us: int, now_us: int) -> int:
         except ValueError as error:
             raise CorruptError(f"at: {error}") from None
     if header.uwsgi and mtime_us > now_us:
+        if mtime_us > MAX_DUE_US:
+            raise CorruptError("at: its modification time is later than 2286")
         return mtime_us
     return dropped_us
 

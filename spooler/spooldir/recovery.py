@@ -91,10 +91,12 @@ class ProcessLock:
 
     def remove(self) -> None:
         """Remove the process's files, the lock file last, and let go of it."""
-        for suffix in (".json", ".lock"):
-            with suppress(FileNotFoundError):
-                os.unlink(f"workers/{self.name}{suffix}", dir_fd=self._spool.fd)
-        self._lock.release()
+        try:
+            for suffix in (".json", ".lock"):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"workers/{self.name}{suffix}", dir_fd=self._spool.fd)
+        finally:
+            self._lock.release()
 
     def release(self) -> None:
         """Let go of the lock; leave the files."""
@@ -160,7 +162,10 @@ def recover(
             claim = Claim(name, worker, file)
             with suppress(FileNotFoundError):  # an operator was first
                 done.append(_give_back(spool, claim, decide, outcome, clock))
-        remove_folder(spool, folder, clock)
+        try:
+            remove_folder(spool, folder, clock)
+        except NotADirectoryError:  # somebody moved a file right into running/
+            put_aside(spool, folder, "is not a worker's folder", clock.now_us())
     except BaseException:
         lock.release()
         raise
@@ -199,6 +204,13 @@ def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
     Raises:
         OSError: From the file system.
     """
+    if _rmdir(spool, folder):
+        return True
+    swept = _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+    return swept > 0 and _rmdir(spool, folder)
+
+
+def _rmdir(spool: SpoolDir, folder: str) -> bool:
     try:
         os.rmdir(folder, dir_fd=spool.fd)
     except FileNotFoundError:
@@ -206,7 +218,7 @@ def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        return _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True) > 0
+        return False
     return True
 
 
@@ -220,6 +232,8 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     """
     count = _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
     count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
+    for folder in ("failed", "corrupt", "workers", "timers"):
+        count += _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
     for folder in ("failed", "corrupt"):
         names = set(spool.names(folder))
         alone = [n for n in names if n.endswith(".why") and n[:-4] not in names]
@@ -237,15 +251,16 @@ def _sweep_folder(
     suffix: str = "",
     hidden_only: bool = False,
 ) -> int:
-    try:
-        found = os.listdir(os.path.join(spool.path, folder))
-    except FileNotFoundError:
-        return 0
-    count = 0
-    for file in found[:SWEEP_MAX]:
-        if file.endswith(suffix) and (file[0] == "." or not hidden_only):
-            count += _unlink_old(spool, f"{folder}/{file}", clock, age)
-    return count
+    found = [
+        file
+        for file in spool.all_names(folder)
+        if file.endswith(suffix)
+        and (file[0] == "." or not hidden_only)
+        and file != ".lock"  # of timers/
+    ]
+    return sum(
+        _unlink_old(spool, f"{folder}/{file}", clock, age) for file in found[:SWEEP_MAX]
+    )
 
 
 def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:

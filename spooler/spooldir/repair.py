@@ -3,17 +3,29 @@
 Works with or without a daemon. Specification: docs/format.md, section 3.
 """
 
+import heapq
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final, TypeVar
 
 from ..clock import CLOCK, Clock
 from ..errors import NotFoundError, UsageError
+from ..logs import escape
 from ..task import Claim, Name, Outcome, State, Verdict
 from . import reports
 from .claims import give_up
-from .reading import TaskFile, open_task
-from .root import SpoolDir
+from .reading import READ_FLAGS, TaskFile, open_task
+from .root import DIR_FLAGS, SpoolDir
+
+_SOME: Final = 3
+"""How many tasks a message names that says that there are several."""
+
+_MOVED: Final = "somebody else has just moved it"
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,22 +83,72 @@ def find(spool: SpoolDir, task_id: str) -> Found:
         NotFoundError: None does, or several do.
         OSError: From the file system.
     """
-    if not task_id:
-        raise NotFoundError("''", "an id has at least one character")
-    found = {
-        each.id: each
-        for state in State
-        for each in ls(spool, state)
-        if each.id.startswith(task_id)
-    }
-    if task_id in found:
-        return found[task_id]
+    found = find_all(spool, [task_id])[0]
+    if isinstance(found, NotFoundError):
+        raise found
+    return found
+
+
+def find_all(spool: SpoolDir, ids: Sequence[str]) -> list[Found | NotFoundError]:
+    """Return the file that each id names, or why there is no such one.
+
+    An id may be shortened. The name of a file is taken too, and its path below the
+    spool; each as it is, or as ``escape`` shows it. The spool is read once for all
+    (and once more if some were not found: a task that moves may slip by).
+
+    Raises:
+        OSError: From the file system.
+    """
+    wanted = [escape(each) for each in ids]
+    matches = _matches(spool, set(wanted))
+    if missing := {each for each in wanted if each not in matches}:
+        matches |= _matches(spool, missing)
+    return [
+        _choose(spool, each, key, matches.get(key, []))
+        for each, key in zip(ids, wanted, strict=True)
+    ]
+
+
+def _matches(spool: SpoolDir, wanted: set[str]) -> dict[str, list[Found]]:
+    matches: defaultdict[str, list[Found]] = defaultdict(list)
+    lengths = {len(each) for each in wanted if each}
+    by_name = any("." in each for each in wanted)
+    for found in ls(spool, *State):
+        task_id = escape(found.id)
+        keys = {task_id[:length] for length in lengths}
+        if by_name:
+            path = escape(found.path)
+            keys |= {path, path.rpartition("/")[2]}
+        for key in keys & wanted:
+            matches[key].append(found)
+    return dict(matches)
+
+
+def _choose(
+    spool: SpoolDir, task_id: str, key: str, matches: Iterable[Found]
+) -> Found | NotFoundError:
+    if not key:
+        return NotFoundError("''", "an id has at least one character")
+    found = {each.path: each for each in matches}
+    exact = {path: each for path, each in found.items() if _is_exact(each, key)}
+    found = exact or found
+    if 1 < len(found) <= 2 * _SOME:  # it may have moved while we looked
+        there = {path: each for path, each in found.items() if spool.has(path)}
+        found = there or found
     if not found:
-        raise NotFoundError(task_id, f"no such task in {spool.path}")
-    if len(found) > 1:
-        some = ", ".join(sorted(found)[:3])
-        raise NotFoundError(task_id, f"{len(found)} tasks begin so: {some}")
-    return found.popitem()[1]
+        return NotFoundError(task_id, f"no such task in {spool.path}")
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if exact:
+        some = ", ".join(sorted(found)[:_SOME])
+        return NotFoundError(task_id, f"{len(found)} files have this id: {some}")
+    some = ", ".join(sorted(each.id for each in found.values())[:_SOME])
+    return NotFoundError(task_id, f"{len(found)} tasks begin so: {some}")
+
+
+def _is_exact(found: Found, key: str) -> bool:
+    path = escape(found.path)
+    return key in (escape(found.id), path, path.rpartition("/")[2])
 
 
 def state_of(spool: SpoolDir, name: Name) -> State | None:
@@ -99,7 +161,9 @@ def state_of(spool: SpoolDir, name: Name) -> State | None:
     """
     if spool.has(f"{name.folder}/{name}"):
         return State.WAITING
-    for state in (State.RUNNING, State.FAILED, State.WAITING, State.CORRUPT):
+    # Twice, lest a task that is claimed or put back meanwhile slip by.
+    moving = (State.RUNNING, State.FAILED, State.WAITING)
+    for state in (*moving, *moving, State.CORRUPT):
         if any(found.id == name.id for found in ls(spool, state)):
             return state
     return None
@@ -115,8 +179,91 @@ def read(spool: SpoolDir, found: Found) -> TaskFile:
     return open_task(found.path, None, dir_fd=spool.fd)
 
 
-def kick(spool: SpoolDir, found: Found, clock: Clock = CLOCK) -> Name:
+def stat(spool: SpoolDir, found: Found) -> os.stat_result:
+    """Return what the file system knows of a file; links are not followed.
+
+    Its change time is the moment of its last move.
+
+    Raises:
+        NotFoundError: Somebody else moved it.
+        OSError: From the file system.
+    """
+    try:
+        return os.stat(found.path, dir_fd=spool.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        raise NotFoundError(found.id, _MOVED) from None
+
+
+def why(spool: SpoolDir, found: Found) -> dict[str, object]:
+    """Return the report beside a failed or corrupt file; empty if it is unreadable."""
+    with suppress(OSError):
+        return reports.read_why(spool, found.path)
+    return {}
+
+
+def first_bytes(spool: SpoolDir, found: Found, length: int) -> bytes:
+    """Return the first bytes of a regular file, whatever it holds.
+
+    Raises:
+        OSError: From the file system, or because it is no file.
+    """
+    fd = os.open(found.path, READ_FLAGS, dir_fd=spool.fd)
+    try:
+        return os.read(fd, length)
+    finally:
+        os.close(fd)
+
+
+def newest_failed(spool: SpoolDir, limit: int) -> list[Found]:
+    """Return the tasks that failed last, newest first. Opens no file.
+
+    Raises:
+        OSError: From the file system.
+    """
+    times: dict[str, int] = {}
+    names = set(spool.names("failed"))
+    for name in names:
+        if name.endswith(".why"):
+            continue
+        # The report is as old as the failure; without one, so is the last move.
+        why = f"{name}.why"
+        path, moved = (why, False) if why in names else (name, True)
+        with suppress(OSError):
+            status = os.stat(f"failed/{path}", dir_fd=spool.fd, follow_symlinks=False)
+            times[name] = status.st_ctime_ns if moved else status.st_mtime_ns
+    newest = heapq.nlargest(limit, times, key=times.__getitem__)
+    parsed = ((name, Name.parse(name)) for name in newest)
+    return [Found(State.FAILED, f"failed/{n}", name) for n, name in parsed if name]
+
+
+def dropped(spool: SpoolDir, folder: str) -> int:
+    """Count the files in a priority, or the root (``.``), that nobody adopted yet.
+
+    Directories are not counted: they are left where they are.
+
+    Raises:
+        OSError: From the file system.
+    """
+    fd = os.open(folder, DIR_FLAGS, dir_fd=spool.fd)
+    try:
+        with os.scandir(fd) as entries:
+            return sum(
+                not entry.name.startswith(".")
+                and not entry.name.endswith(".tmp")
+                and not entry.is_dir(follow_symlinks=False)
+                for entry in entries
+            )
+    finally:
+        os.close(fd)
+
+
+def kick(
+    spool: SpoolDir, found: Found, clock: Clock = CLOCK, *, durable: bool = True
+) -> Name:
     """Make a failed task ready again: due now, attempt 0. One rename, synced.
+
+    Args:
+        durable: Sync the folders now. If false, call ``sync`` after many.
 
     Returns:
         Its new name.
@@ -131,7 +278,7 @@ def kick(spool: SpoolDir, found: Found, clock: Clock = CLOCK) -> Name:
             f"{found.id}: is {found.state}, and only a failed task can be kicked"
         )
     name = found.name.but(due_us=clock.now_us(), attempt=0)
-    _move(lambda: spool.move(found.path, name), found)
+    name = _move(lambda: spool.move(found.path, name, durable=durable), found)
     reports.remove_why(spool, found.path)
     return name
 
@@ -156,8 +303,11 @@ def fail(spool: SpoolDir, found: Found, clock: Clock = CLOCK) -> None:
     _move(lambda: give_up(spool, found.path, name, report), found)
 
 
-def remove(spool: SpoolDir, found: Found) -> None:
+def remove(spool: SpoolDir, found: Found, *, durable: bool = True) -> None:
     """Remove a task that is not running, and what was written about it.
+
+    Args:
+        durable: As for ``kick``.
 
     Raises:
         UsageError: It is running.
@@ -165,16 +315,33 @@ def remove(spool: SpoolDir, found: Found) -> None:
         OSError: From the file system.
     """
     if found.state is State.RUNNING:
-        raise UsageError(f"{found.id}: is running")
+        raise UsageError(
+            f"{found.id}: is running, and cannot be removed: let it end, or stop its"
+            " daemon, which gives it back"
+        )
     _move(lambda: os.unlink(found.path, dir_fd=spool.fd), found)
-    spool.sync(found.path.rpartition("/")[0])
+    if durable:
+        spool.sync_moved(found.path.rpartition("/")[0])
     if found.state is not State.WAITING:
         reports.remove_why(spool, found.path)
-    reports.forget_attempts(spool, found.id)
+    if found.name is not None:
+        reports.forget_attempts(spool, found.id)
 
 
-def _move(move: Callable[[], object], found: Found) -> None:
+def sync(spool: SpoolDir, paths: Iterable[str]) -> None:
+    """Sync the folders of files that were moved or removed; each folder once.
+
+    Raises:
+        OSError: From the file system.
+    """
+    folders = {path.rpartition("/")[0] for path in paths}
+    for folder in folders | {each.partition("/")[0] for each in folders}:
+        with suppress(FileNotFoundError):  # emptied, and removed by a daemon
+            spool.sync(folder)
+
+
+def _move(move: Callable[[], _T], found: Found) -> _T:
     try:
-        move()
+        return move()
     except FileNotFoundError:
-        raise NotFoundError(found.id, "somebody else has just moved it") from None
+        raise NotFoundError(found.id, _MOVED) from None

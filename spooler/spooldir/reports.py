@@ -57,7 +57,9 @@ def attempts_path(task_id: str) -> str:
 
 def attempts(spool: SpoolDir, task_id: str) -> list[dict[str, object]]:
     """Return the earlier attempts of an unfinished task, oldest first."""
-    return _lines(spool, attempts_path(task_id))[-ATTEMPTS_MAX:]
+    with suppress(OSError):  # the list is for people; the task comes first
+        return _lines(spool, attempts_path(task_id))[-ATTEMPTS_MAX:]
+    return []
 
 
 def attempt_record(
@@ -93,8 +95,8 @@ def append_attempt(spool: SpoolDir, task_id: str, record: Mapping[str, object]) 
 
 
 def forget_attempts(spool: SpoolDir, task_id: str) -> None:
-    """Remove the list of a task's attempts, if there is one."""
-    with suppress(FileNotFoundError):
+    """Remove the list of a task's attempts, if there is one. Never fails."""
+    with suppress(OSError):  # the task has moved on already; it is swept by age
         os.unlink(attempts_path(task_id), dir_fd=spool.fd)
 
 
@@ -139,6 +141,6 @@ def read_why(spool: SpoolDir, path: str) -> dict[str, object]:
 
 
 def remove_why(spool: SpoolDir, path: str) -> None:
-    """Remove the report beside a file, if there is one."""
-    with suppress(FileNotFoundError):
+    """Remove the report beside a file, if there is one. Never fails."""
+    with suppress(OSError):  # the task has moved on already; it is swept by age
         os.unlink(f"{path}.why", dir_fd=spool.fd)

@@ -5,7 +5,9 @@ Specification: docs/format.md, sections 1 and 3.
 """
 
 import errno
+import logging
 import os
+import stat
 import threading
 from collections.abc import Iterable
 from contextlib import suppress
@@ -13,7 +15,7 @@ from typing import Final
 
 from ..clock import CLOCK
 from ..errors import NotASpoolError, SpoolUncertain
-from ..task import MINUTE_US, Name, is_priority, minute_start_us
+from ..task import MAX_DUE_US, MINUTE_US, Name, is_priority, minute_start_us
 
 FORMAT: Final = 1
 MARKER: Final = ".spool"
@@ -27,6 +29,8 @@ _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _SYNCED_MAX: Final = 256
+
+log = logging.getLogger(__name__)
 
 
 class SpoolDir:
@@ -87,6 +91,13 @@ class SpoolDir:
                 os.close(fd)
             self._synced.clear()
 
+    def close(self) -> None:
+        """Let go of the directory; the next move opens it again."""
+        with self._opening:
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
     def create(self) -> None:
         """Make the directory, if it is missing, and the spool in it.
 
@@ -102,7 +113,7 @@ class SpoolDir:
         entries = set(os.listdir(fd))
         if MARKER in entries:
             self._check_marker(fd)
-        elif entries:
+        elif entries != set(FOLDERS[: len(entries)]):  # nor one half made
             hint = "is not empty and is not a spool (it has no file .spool)"
             raise NotASpoolError(self.path, hint)
         made = False
@@ -150,47 +161,51 @@ class SpoolDir:
         """
         folder = name.folder
         path = f"{folder}/{name}"
-        if self._tmpfile:
-            fd = self._open_unnamed(folder, path)
-        else:
-            fd = self._open_hidden(folder, name)
-        hidden = None if self._tmpfile else f"{folder}/.{name}"
+        fd, hidden = self._open_new(folder, name)
+        placed = False
         try:
-            for chunk in chunks:
-                write_all(fd, chunk)
-            if durable:
-                os.fsync(fd)
-            self._place(fd, hidden, folder, path)
-        finally:
-            os.close(fd)
-            if hidden is not None:
-                with suppress(FileNotFoundError):
-                    os.unlink(hidden, dir_fd=self.fd)
-        if durable:
             try:
+                for chunk in chunks:
+                    write_all(fd, chunk)
+                if durable:
+                    os.fsync(fd)
+                self._place(fd, hidden, folder, path)
+                placed = True
+            finally:
+                self._let_go(fd, hidden)
+            if durable:
                 self.sync_folder(name)
-            except OSError as error:
-                raise SpoolUncertain(name.id, error) from error
-
-    def _open_unnamed(self, folder: str, path: str) -> int:
-        try:
-            return os.open(folder, _TMPFILE_FLAGS, 0o600, dir_fd=self.fd)
-        except FileNotFoundError:
-            self.make_folder(folder)
-            return os.open(folder, _TMPFILE_FLAGS, 0o600, dir_fd=self.fd)
         except OSError as error:
-            if error.errno not in _NO_TMPFILE:
+            if not placed:
                 raise
-            self._tmpfile = False
-            return self._open_hidden(folder, path.rpartition("/")[2])
+            raise SpoolUncertain(name.id, error) from error
 
-    def _open_hidden(self, folder: str, name: object) -> int:
-        path = f"{folder}/.{name}"
+    def _open_new(self, folder: str, name: Name) -> tuple[int, str | None]:
+        """Open a file without a name, or else a hidden one; return that name too."""
+        if self._tmpfile:
+            try:
+                return self._open_in(folder, folder, _TMPFILE_FLAGS), None
+            except OSError as error:
+                if error.errno not in _NO_TMPFILE:
+                    raise
+                self._tmpfile = False
+        hidden = f"{folder}/.{name}"
+        return self._open_in(folder, hidden, NEW_FLAGS), hidden
+
+    def _open_in(self, folder: str, path: str, flags: int) -> int:
         try:
-            return os.open(path, NEW_FLAGS, 0o600, dir_fd=self.fd)
+            return os.open(path, flags, 0o600, dir_fd=self.fd)
         except FileNotFoundError:
             self.make_folder(folder)
-            return os.open(path, NEW_FLAGS, 0o600, dir_fd=self.fd)
+            return os.open(path, flags, 0o600, dir_fd=self.fd)
+
+    def _let_go(self, fd: int, hidden: str | None) -> None:
+        try:
+            os.close(fd)
+        finally:
+            if hidden is not None:
+                with suppress(OSError):  # nobody looks at it; it is swept by age
+                    os.unlink(hidden, dir_fd=self.fd)
 
     def _place(self, fd: int, hidden: str | None, folder: str, path: str) -> None:
         try:
@@ -211,6 +226,8 @@ class SpoolDir:
         except OSError as error:
             if error.errno not in _NO_LINK:
                 raise
+            if self.has(path):  # a rename would overwrite it
+                raise FileExistsError(errno.EEXIST, "exists", path) from None
             os.rename(hidden, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
 
     # -- folders ----------------------------------------------------------------
@@ -240,16 +257,22 @@ class SpoolDir:
         """Sync the minute folder that holds ``name``.
 
         The first time, and whenever the folder is old enough to have been removed
-        and made again by somebody else, the folder above it too.
+        and made again by somebody else, the folder above it too. If it was removed,
+        since the task has been taken from it already, that is all.
 
         Raises:
             OSError: From the file system.
         """
-        folder = name.folder
-        self.sync(folder)
+        folder, priority = name.folder, str(name.priority)
         over = name.due_us + 2 * MINUTE_US < CLOCK.now_us()
+        try:
+            self.sync(folder)
+        except FileNotFoundError:
+            over = True
         if over or folder not in self._synced:
-            self.sync(str(name.priority))
+            self.sync(priority)
+            if priority not in FOLDERS:
+                self.sync(".")
             if len(self._synced) >= _SYNCED_MAX:
                 self._synced.clear()
             self._synced.add(folder)
@@ -266,13 +289,48 @@ class SpoolDir:
         finally:
             os.close(fd)
 
-    def move(self, source: str, name: Name, *, durable: bool = True) -> None:
+    def sync_moved(self, *folders: str) -> None:
+        """Sync directories after a move; what fails is only logged.
+
+        The move was made, and its caller must not make it again. At worst a power
+        cut undoes it.
+        """
+        for folder in folders:
+            try:
+                self.sync(folder)
+            except FileNotFoundError:
+                continue  # it was the last file there, and a daemon removed it
+            except OSError as error:
+                log.warning("cannot sync %s in %s: %s", folder, self.path, error)
+
+    def free(self, name: Name, folder: str | None = None) -> Name:
+        """Return ``name``, or if there is such a file one that is due a bit later.
+
+        ``rename`` overwrites in silence, and two tasks may have chosen the same id.
+
+        Args:
+            folder: Where it is to be; None for its minute folder.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if not 0 <= name.due_us <= MAX_DUE_US:
+            name = name.but(due_us=min(max(name.due_us, 0), MAX_DUE_US))
+        while self.has(f"{folder or name.folder}/{name}"):
+            name = name.but(due_us=(name.due_us + 1) % (MAX_DUE_US + 1))
+        return name
+
+    def move(self, source: str, name: Name, *, durable: bool = True) -> Name:
         """Rename a file of the spool to a native name: the way back to waiting.
+
+        Returns:
+            The name that it has got: see ``free``.
 
         Raises:
             FileNotFoundError: The file is gone; someone else moved it.
-            OSError: From the file system.
+            OSError: From the file system. The file is where it was.
         """
+        name = self.free(name)
         target = f"{name.folder}/{name}"
         try:
             os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -280,8 +338,12 @@ class SpoolDir:
             self.make_folder(name.folder)
             os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         if durable:
-            self.sync_folder(name)
-            self.sync(source.rpartition("/")[0] or ".")
+            try:
+                self.sync_folder(name)
+            except OSError as error:
+                log.warning("cannot sync %s in %s: %s", name.folder, self.path, error)
+            self.sync_moved(source.rpartition("/")[0] or ".")
+        return name
 
     # -- lists ------------------------------------------------------------------
 
@@ -293,20 +355,29 @@ class SpoolDir:
         Raises:
             OSError: From the file system.
         """
+        found = self.all_names(folder)
+        return [n for n in found if n[0] != "." and not n.endswith(".tmp")]
+
+    def all_names(self, folder: str) -> list[str]:
+        """Return the names in a directory of the spool, the hidden ones too.
+
+        Raises:
+            OSError: From the file system.
+        """
         # Opened anew each time: on NFS a kept descriptor shows an old list.
         try:
             fd = os.open(folder, DIR_FLAGS, dir_fd=self.fd)
         except (FileNotFoundError, NotADirectoryError):
             return []
         try:
-            found = os.listdir(fd)
+            return os.listdir(fd)
         finally:
             os.close(fd)
-        return [n for n in found if n[0] != "." and not n.endswith(".tmp")]
 
     def priorities(self) -> list[int]:
         """Return the priorities that have a folder, most urgent first."""
-        return sorted(int(name) for name in self.names(".") if is_priority(name))
+        names = [name for name in self.names(".") if is_priority(name)]
+        return sorted(int(name) for name in names if self.is_folder(name))
 
     def minutes(self, priority: int) -> list[str]:
         """Return the minute folders of a priority, earliest first."""
@@ -336,6 +407,18 @@ class SpoolDir:
             return False
         return True
 
+    def is_folder(self, path: str) -> bool:
+        """Tell whether there is a directory of that path in the spool.
+
+        Raises:
+            OSError: From the file system.
+        """
+        try:
+            status = os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISDIR(status.st_mode)
+
 
 def write_all(fd: int, data: bytes) -> None:
     """Write all of ``data``, over as many calls as it takes."""
@@ -355,11 +438,13 @@ def write_new(root: int, hidden: str, path: str, data: bytes) -> None:
     """
     fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=root)
     try:
-        write_all(fd, data)
-        os.fsync(fd)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(hidden, path, src_dir_fd=root, dst_dir_fd=root)
     except BaseException:
-        os.unlink(hidden, dir_fd=root)
+        with suppress(OSError):
+            os.unlink(hidden, dir_fd=root)
         raise
-    finally:
-        os.close(fd)
-    os.rename(hidden, path, src_dir_fd=root, dst_dir_fd=root)

@@ -4,6 +4,7 @@ Specification: docs/format.md, section 7.
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -12,6 +13,8 @@ import filelock
 
 from ..task import Name
 from .root import NEW_FLAGS, SpoolDir, write_all
+
+_SLOT = re.compile(r"\d{16}", re.ASCII)
 
 
 def slot_id(task: str, slot_us: int) -> str:
@@ -49,7 +52,7 @@ def _slots(spool: SpoolDir, task: str) -> list[int]:
     slots = []
     for file in spool.names("timers"):
         slot, _, name = file.partition(".")
-        if name == task and slot.isdigit():
+        if name == task and _SLOT.fullmatch(slot):
             slots.append(int(slot))
     return sorted(slots)
 
@@ -115,7 +118,11 @@ def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
         finally:
             os.close(fd)
         spool.make_folder(name.folder)
-        os.link(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        try:
+            os.link(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        except FileExistsError:  # a power cut kept the task and lost its record
+            os.unlink(hidden, dir_fd=spool.fd)
+            os.link(target, hidden, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
         spool.sync_folder(name)
     record = _record(name.due_us, name.task)
     os.rename(hidden, record, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)

@@ -1,0 +1,126 @@
+"""What the command ``spool`` says of a task, as values: the JSON it prints."""
+
+import codecs
+import json
+import os
+
+from ..clock import CLOCK
+from ..errors import CorruptError, NotFoundError
+from ..spooldir import SpoolDir, repair, reports
+from ..spooldir.reading import TaskFile
+from ..spooldir.repair import Found
+from ..task import State, iso
+
+PREVIEW = 200
+"""Bytes of a body, or of a file that is no task, that are shown."""
+
+
+def state_of(found: Found, now_us: int) -> str:
+    """Return a state in the words of the command: ``later`` is one of its own."""
+    if found.state is State.WAITING and found.name and found.name.due_us > now_us:
+        return "later"
+    return found.state.value
+
+
+def row(spool: SpoolDir, found: Found, now_us: int) -> dict[str, object]:
+    """Return what ``ls`` says of a task; only a report is opened, never the task.
+
+    Raises:
+        OSError: From the file system.
+    """
+    name = found.name
+    worker = since = reason = None
+    if found.state is State.RUNNING:
+        worker = found.path.split("/")[1]
+        since = _claimed(spool, found)
+    elif found.state is not State.WAITING:
+        why = repair.why(spool, found)
+        reason = str(why.get("error") or why.get("reason") or "")
+    return {
+        "id": found.id,
+        "state": state_of(found, now_us),
+        "priority": name and name.priority,
+        "attempt": name and name.attempt,
+        "due": name and iso(name.due_us),
+        "task": name and name.task,
+        "path": found.path,
+        "worker": worker,
+        "since": since,
+        "reason": reason,
+    }
+
+
+def _claimed(spool: SpoolDir, found: Found) -> str | None:
+    try:
+        return iso(repair.stat(spool, found).st_ctime_ns // 1000)
+    except NotFoundError:  # it has just ended
+        return None
+
+
+def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
+    """Return what ``show`` says of a task.
+
+    Raises:
+        NotFoundError: Somebody else moved it.
+        OSError: From the file system.
+    """
+    status = repair.stat(spool, found)
+    why = repair.why(spool, found)
+    attempts = why.get("attempts") or reports.attempts(spool, found.id)
+    facts: dict[str, object] = {
+        **row(spool, found, CLOCK.now_us()),
+        "put": iso(max(0, status.st_mtime_ns // 1000)),
+        "size": status.st_size,
+        "reason": why.get("reason"),
+        "error": why.get("error"),
+        "failed": why.get("failed") or why.get("time"),
+        "found": why.get("found"),
+        "first": None,
+        "args": None,
+        "body_size": None,
+        "body_text": None,
+        "attempts": attempts if isinstance(attempts, list) else [],
+        "traceback": why.get("traceback"),
+    }
+    try:
+        task = repair.read(spool, found)
+    except CorruptError as problem:
+        facts["reason"] = facts["reason"] or problem.reason
+        facts["first"] = _first(spool, found)
+        return facts
+    try:
+        return {**facts, **_content(task)}
+    finally:
+        task.close()
+
+
+def _content(task: TaskFile) -> dict[str, object]:
+    args = task.header.args
+    parsed: object = args
+    if isinstance(args, bytes):
+        try:
+            parsed = json.loads(args)
+        except ValueError:  # a number of more digits than Python takes
+            parsed = args.decode()
+    with task.open_body() as body:
+        preview = body.read(PREVIEW)
+        size = body.seek(0, os.SEEK_END)
+    text = _text(preview, cut=size > PREVIEW)
+    return {"args": parsed, "body_size": size, "body_text": text}
+
+
+def _text(data: bytes, *, cut: bool) -> str | None:
+    """Return bytes as text, without a last character that was cut; None if binary."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(data, not cut)
+    except UnicodeDecodeError:
+        return None
+    plain = text.translate({9: " ", 10: " ", 13: " "})
+    return text if plain.isprintable() else None
+
+
+def _first(spool: SpoolDir, found: Found) -> str | None:
+    try:
+        return repr(repair.first_bytes(spool, found, PREVIEW))
+    except OSError:  # a link, a directory, or not readable by us
+        return None

@@ -1,0 +1,108 @@
+"""What every command of ``spool`` has in common: its errors, ``--dir``, ``--json``."""
+
+import errno
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import click
+
+from ..errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_SETTINGS,
+    EXIT_TRY_LATER,
+    EXIT_USAGE,
+    NotASpoolError,
+    SpoolerError,
+    UsageError,
+)
+from ..putting import default_path
+from ..spooldir import SpoolDir
+from . import output
+
+EXIT_INTERRUPTED: Final = 130
+_NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Commands(click.Group):
+    """Commands whose errors are one line, and whose order is that of the source."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the source."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **extra: Any) -> NoReturn:
+        """Run the command line, and exit."""
+        try:
+            code = super().main(*args, **{**extra, "standalone_mode": False})
+        except click.ClickException as problem:
+            text = " ".join(problem.format_message().split()).removesuffix(".")
+            output.error(text[:1].lower() + text[1:])
+            code = problem.exit_code
+        except click.Abort:  # Ctrl-C while the options were read
+            code = EXIT_INTERRUPTED
+        sys.exit(code if isinstance(code, int) else EXIT_DONE)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error becomes one line and an exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII only
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+        except (SpoolerError, OSError) as problem:
+            if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
+                raise  # click knows what to do
+            output.error(output.text_of(problem))
+            sys.exit(_exit_code(problem))
+
+
+def _exit_code(problem: SpoolerError | OSError) -> int:
+    if isinstance(problem, OSError):
+        if problem.errno in _NOT_ALLOWED:
+            return EXIT_SETTINGS
+        return EXIT_TRY_LATER if problem.errno in _FULL else EXIT_FAILED
+    if isinstance(problem, NotASpoolError):
+        return EXIT_SETTINGS
+    return EXIT_USAGE if isinstance(problem, UsageError) else EXIT_FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What every command is told.
+
+    Attributes:
+        path: The spool's absolute path.
+        json: Print JSON.
+    """
+
+    path: str
+    json: bool
+
+    def open(self) -> SpoolDir:
+        """Return the spool, checked."""
+        spool = SpoolDir(self.path)
+        spool.open()
+        return spool
+
+
+def dir_and_json(function: Callable[..., None]) -> Callable[..., None]:
+    """Add the two options that stand before or after the command."""
+
+    @click.option("--dir", "dir_", type=click.Path(), metavar="DIR", help="The spool.")
+    @click.option("--json", "json_", is_flag=True, help="Print JSON.")
+    @functools.wraps(function)
+    def wrapper(dir_: str | None, json_: bool, **options: Any) -> None:
+        root = click.get_current_context().find_root().params
+        path = dir_ or root["dir_"] or default_path()
+        function(Call(os.path.abspath(path), json_ or root["json_"]), **options)
+
+    return wrapper

@@ -1,0 +1,190 @@
+"""How the command ``spool`` prints: tables, durations, JSON, a task at full length.
+
+All text that comes from a spool is escaped before it reaches a terminal, and JSON is
+ASCII, so that nobody's file name can do anything to it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import click
+
+from ..codec import parse_at
+from ..logs import escape
+
+_PLAIN_KEYS: Final = (
+    "id",
+    "state",
+    "task",
+    "path",
+    "priority",
+    "attempt",
+    "due",
+    "put",
+    "size",
+    "worker",
+    "since",
+    "reason",
+    "error",
+    "failed",
+    "found",
+    "first",
+)
+_MOMENTS: Final = frozenset({"due", "put", "since", "failed"})
+LS_HEADER: Final = ("ID", "STATE", "PRIORITY", "ATTEMPT", "DUE", "TASK", "NOTE")
+_UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def error(problem: object) -> None:
+    """Print one line on standard error."""
+    click.echo(f"spool: {escape(text_of(problem))}", err=True)
+
+
+def text_of(problem: object) -> str:
+    """Return what went wrong, without the number that ``OSError`` shows."""
+    if isinstance(problem, OSError) and problem.strerror:
+        name = problem.filename
+        where = os.fsdecode(name) if isinstance(name, str | bytes) else ""
+        return f"{where}: {problem.strerror}" if where else problem.strerror
+    return str(problem)
+
+
+def say(lines: Iterable[str]) -> None:
+    """Print lines, escaped; cut to the width of the terminal if it is one."""
+    shown = [escape(line) for line in lines]
+    if sys.stdout.isatty():
+        with suppress(OSError):
+            width = os.get_terminal_size(sys.stdout.fileno()).columns
+            shown = [
+                line if len(line) <= width else f"{line[: width - 1]}…"
+                for line in shown
+            ]
+    if shown:
+        click.echo("\n".join(shown))
+
+
+def say_json(values: Iterable[object]) -> None:
+    """Print one JSON object a line."""
+    lines = [json.dumps(_plain(value), ensure_ascii=True) for value in values]
+    if lines:
+        click.echo("\n".join(lines))
+
+
+def _plain(value: object) -> object:
+    """Return ``value`` without half surrogate pairs, which strict readers refuse."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {str(_plain(key)): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value
+
+
+def span(length_us: int) -> str:
+    """Return a duration in at most two units: ``3s``, ``4m59s``, ``2d``."""
+    left = round(abs(length_us) / 1_000_000)
+    for number, (unit, seconds) in enumerate(_UNITS[:-1]):
+        if left >= seconds:
+            smaller, size = _UNITS[number + 1]
+            whole, rest = divmod(left, seconds)
+            return f"{whole}{unit}" + (
+                f"{rest // size}{smaller}" if rest >= size else ""
+            )
+    return f"{left}s"
+
+
+def relative(moment_us: int, now_us: int) -> str:
+    """Return ``in 5m``, ``now`` or ``3s ago``."""
+    text = span(moment_us - now_us)
+    if text == "0s":
+        return "now"
+    return f"in {text}" if moment_us > now_us else f"{text} ago"
+
+
+def since(moment: object, now_us: int) -> str:
+    """Return how long ago an ISO 8601 moment was; ``?`` if it is none."""
+    with suppress(ValueError):
+        return span(now_us - parse_at(str(moment), 0))
+    return "?"
+
+
+def table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> list[str]:
+    """Return rows as lines with aligned columns; the first row is the header.
+
+    Args:
+        right: The columns that hold numbers.
+    """
+    shown = [[escape(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    return [
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in shown
+    ]
+
+
+def listing(rows: Sequence[Mapping[str, object]], now_us: int) -> list[str]:
+    """Return tasks as the table of ``ls``; no lines if there are none."""
+    cells = [_cells(row, now_us) for row in rows]
+    return table([LS_HEADER, *cells], right=(2, 3)) if cells else []
+
+
+def _cells(row: Mapping[str, object], now_us: int) -> list[str]:
+    due, claimed = row["due"], row["since"]
+    note = str(row["reason"] or row["worker"] or "")
+    if claimed is not None:
+        note += f", for {since(claimed, now_us)}"
+    cells = [row[key] for key in ("id", "state", "priority", "attempt")]
+    shown = ["-" if each is None else str(each) for each in cells]
+    when = "-" if due is None else relative(parse_at(str(due), 0), now_us)
+    return [*shown, when, str(row["task"] or "-"), note]
+
+
+def page(facts: Mapping[str, object], now_us: int) -> list[str]:
+    """Return everything about one task as lines; ``facts`` as ``show --json``."""
+    lines = []
+    for key in _PLAIN_KEYS:
+        if (value := facts[key]) is not None:
+            moment = key in _MOMENTS and isinstance(value, str)
+            lines.append(f"{key:<9} {value}{_aside(value, now_us) if moment else ''}")
+    if facts["args"] is not None:
+        pretty = json.dumps(facts["args"], indent=2, ensure_ascii=False)
+        lines += ["args", *_indented(pretty)]
+    size, text = facts["body_size"], facts["body_text"]
+    if size:
+        lines.append(f"body      {size} bytes" + ("" if text else ", not text"))
+        lines += _indented(str(text)) if text else []
+    attempts = facts["attempts"]
+    if isinstance(attempts, list) and attempts:
+        lines.append("attempts")
+        lines += [f"  {_attempt(each)}" for each in attempts]
+    if facts["traceback"]:
+        lines += ["traceback", *_indented(str(facts["traceback"]))]
+    return lines
+
+
+def _aside(value: object, now_us: int) -> str:
+    with suppress(ValueError):
+        return f" ({relative(parse_at(str(value), 0), now_us)})"
+    return ""
+
+
+def _indented(text: str) -> list[str]:
+    return [f"  {line}" for line in text.rstrip("\n").split("\n")]
+
+
+def _attempt(record: Mapping[str, object]) -> str:
+    seconds = record.get("seconds")
+    took = f" after {seconds:.3g} s" if isinstance(seconds, int | float) else ""
+    error = record.get("error") or "no error"
+    return (
+        f"{record.get('attempt', '?')}: {record.get('started') or record.get('ended')}"
+        f" {record.get('worker') or '-'}{took}: {error}"
+    )

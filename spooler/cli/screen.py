@@ -1,0 +1,107 @@
+"""The state of a spool on one screen: what ``spool`` prints by itself.
+
+A module of its own because what it needs takes longer to load than a put.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from ..codec import parse_at
+from ..status import Overview
+from .output import relative, since, table
+
+_PRIORITIES_SHOWN: Final = 5
+_DAEMONS_SHOWN: Final = 2
+_WORKERS_SHOWN: Final = 4
+_UNKNOWN_SHOWN: Final = 3
+
+
+def screen(facts: Overview, now_us: int) -> list[str]:
+    """Return an overview as lines: 24 at most in the usual case."""
+    lines = [f"spool {facts['spool']}", *_priorities(facts, now_us)]
+    if facts["corrupt"] or facts["dropped"]:
+        hint = "  (see `spool ls corrupt`)" if facts["corrupt"] else ""
+        lines.append(
+            f"{facts['corrupt']} corrupt, {facts['dropped']} dropped and not adopted"
+            f" yet{hint}"
+        )
+    lines += ["", *_processes(facts, now_us)]
+    if facts["failures"]:
+        lines += ["", "last failures (see `spool show ID`)"]
+        for each in facts["failures"]:
+            age = since(each["failed"], now_us)
+            reason = each["error"] or each["reason"]
+            lines.append(f"  {each['id']}  {each['task']}  {age} ago  {reason}")
+    return lines
+
+
+def _priorities(facts: Overview, now_us: int) -> list[str]:
+    header = ["priority", "waiting", "oldest", "later", "next", "running", "failed"]
+    rows = [header]
+    for each in facts["priorities"]:
+        oldest, due = each["oldest"], each["next"]
+        rows.append(
+            [
+                str(each["priority"]),
+                str(each["waiting"]),
+                "-" if oldest is None else since(oldest, now_us),
+                str(each["later"]),
+                "-" if due is None else relative(parse_at(due, 0), now_us),
+                str(each["running"]),
+                str(each["failed"]),
+            ]
+        )
+    hidden = len(rows) - 1 - _PRIORITIES_SHOWN
+    if hidden > 1:
+        rows = rows[: _PRIORITIES_SHOWN + 1]
+        rows.append([f"{hidden} more", *["…"] * 6])
+    total = (str(facts[k]) for k in ("waiting", "later", "running", "failed"))
+    waiting, later, running, failed = total
+    rows.append(["all", waiting, "", later, "", running, failed])
+    return table(rows, right=range(1, 7))
+
+
+def _processes(facts: Overview, now_us: int) -> list[str]:
+    lines = []
+    for each in facts["daemons"][:_DAEMONS_SHOWN]:
+        lines.append(f"daemon {_process(each, now_us)}")
+    lines += _more(facts["daemons"], _DAEMONS_SHOWN, "daemons")
+    # Those that run something are worth more of the screen.
+    workers = sorted(facts["workers"], key=lambda each: not each.get("running"))
+    for each in workers[:_WORKERS_SHOWN]:
+        lines.append(f"worker {_process(each, now_us)}: {_runs(each, now_us)}")
+    lines += _more(workers, _WORKERS_SHOWN, "workers")
+    if facts["lost"]:
+        lines.append(f"{facts['lost']} held by dead workers: a daemon gives them back")
+    if not facts["daemons"]:
+        waits = facts["waiting"] or facts["later"] or facts["dropped"] or facts["lost"]
+        lines.append(
+            "no daemon is running" + (", so nothing will run" if waits else "")
+        )
+    if facts["unknown"]:
+        names = sorted(facts["unknown"].items(), key=lambda pair: -pair[1])
+        shown = [f"{name} ({number})" for name, number in names[:_UNKNOWN_SHOWN]]
+        if len(names) > _UNKNOWN_SHOWN:
+            shown.append(f"{len(names) - _UNKNOWN_SHOWN} more")
+        lines.append(f"unknown to every daemon: {', '.join(shown)}")
+    return lines
+
+
+def _process(facts: Mapping[str, object], now_us: int) -> str:
+    age = since(facts.get("started"), now_us)
+    return f"{facts.get('pid')} on {facts.get('host')}, up {age}"
+
+
+def _runs(worker: Mapping[str, object], now_us: int) -> str:
+    running = worker.get("running")
+    if not isinstance(running, list) or not running:
+        return "idle"
+    first = running[0]
+    more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+    age = since(first["since"], now_us)
+    return f"runs {first['task']} {first['id']} for {age}{more}"
+
+
+def _more(items: Sequence[object], shown: int, what: str) -> list[str]:
+    hidden = len(items) - shown
+    return [f"… and {hidden} more {what}"] if hidden > 0 else []
