@@ -141,7 +141,7 @@ def _line(error: BaseException) -> str:
     found = traceback.TracebackException.from_exception(error, limit=0)
     found.__notes__ = None  # they stand in the traceback
     text = list(found.format_exception_only())[-1].strip()
-    return " ".join(text.split())[:1000]
+    return " ".join(text.removeprefix("spooler.errors.").split())[:1000]
 
 
 def _judge(entry: Entry, result: object) -> Outcome:

@@ -10,7 +10,7 @@ from typing import Final, TypedDict
 from .clock import CLOCK, Clock
 from .errors import NotFoundError
 from .spooldir import SpoolDir
-from .spooldir.recovery import ProcessLock, processes
+from .spooldir.recovery import is_alive, processes
 from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
 from .spooldir.reports import read_json
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
@@ -187,12 +187,7 @@ def living(spool: SpoolDir) -> list[dict[str, object]]:
     found = []
     for name in processes(spool):
         facts = read_json(spool, f"workers/{name}.json")
-        if not facts:
-            continue
-        lock = ProcessLock(spool, name)
-        if lock.acquire():
-            lock.release()
-        else:
+        if facts and is_alive(spool, name):
             found.append({"name": name, **facts})
     return found
 

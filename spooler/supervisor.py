@@ -18,7 +18,7 @@ from .forker import Child, Forker
 from .logs import escape
 from .retry import RetryOptions, RetryPolicy, merge
 from .spooldir import SpoolDir
-from .spooldir.recovery import process_name, processes, recover
+from .spooldir.recovery import is_alive, process_name, processes, recover
 from .task import Name, Outcome, Verdict
 from .worker import Channel, WorkerSettings
 
@@ -244,7 +244,7 @@ class Supervisor:
         own = {self._daemon, *self._workers, *self._dead}
         outcome = Outcome(Verdict.FAIL, "its worker and its daemon died", "crash")
         for name in processes(self._spool):
-            if name not in own:
+            if name not in own and not is_alive(self._spool, name):
                 self._recover(name, outcome)
 
     def _recover(self, name: str, outcome: Outcome) -> bool:

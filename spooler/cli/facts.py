@@ -96,12 +96,7 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
 
 def _content(task: TaskFile) -> dict[str, object]:
     args = task.header.args
-    parsed: object = args
-    if isinstance(args, bytes):
-        try:
-            parsed = json.loads(args)
-        except ValueError:  # a number of more digits than Python takes
-            parsed = args.decode()
+    parsed: object = json.loads(args) if isinstance(args, bytes) else args
     with task.open_body() as body:
         preview = body.read(PREVIEW)
         size = body.seek(0, os.SEEK_END)

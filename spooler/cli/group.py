@@ -45,14 +45,14 @@ class Commands(click.Group):
             text = " ".join(problem.format_message().split()).removesuffix(".")
             output.error(text[:1].lower() + text[1:])
             code = problem.exit_code
-        except click.Abort:  # Ctrl-C while the options were read
+        except click.Abort:  # pragma: no cover (Ctrl-C while options were read)
             code = EXIT_INTERRUPTED
         sys.exit(code if isinstance(code, int) else EXIT_DONE)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error becomes one line and an exit code."""
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a terminal may know ASCII only
+            if isinstance(stream, io.TextIOWrapper):  # it may not know all letters
                 stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
@@ -62,10 +62,11 @@ class Commands(click.Group):
             if isinstance(problem, OSError) and problem.errno == errno.EPIPE:
                 raise  # click knows what to do
             output.error(output.text_of(problem))
-            sys.exit(_exit_code(problem))
+            sys.exit(exit_code(problem))
 
 
-def _exit_code(problem: SpoolerError | OSError) -> int:
+def exit_code(problem: SpoolerError | OSError) -> int:
+    """Return the exit code that stands for an error."""
     if isinstance(problem, OSError):
         if problem.errno in _NOT_ALLOWED:
             return EXIT_SETTINGS
@@ -91,6 +92,7 @@ class Call:
         """Return the spool, checked."""
         spool = SpoolDir(self.path)
         spool.open()
+        click.get_current_context().call_on_close(spool.close)
         return spool
 
 

@@ -125,6 +125,7 @@ def init(call: Call, directory: str | None) -> None:
     spool = SpoolDir(directory or call.path)
     made = not os.path.lexists(os.path.join(spool.path, MARKER))
     spool.create()
+    click.get_current_context().call_on_close(spool.close)
     if call.json:
         output.say_json([{"spool": spool.path, "made": made}])
     else:

@@ -44,6 +44,8 @@ class BodyFile(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Read into ``buffer``; return the number of bytes, 0 at the end."""
+        if self.closed:  # the descriptor's number may be another file's by now
+            raise ValueError("read of a closed body")
         view = memoryview(buffer).cast("B")
         length = min(len(view), self._size - self._at)
         if length <= 0:

@@ -4,6 +4,7 @@ Specification: docs/format.md, sections 1 and 6.
 """
 
 import errno
+import fcntl
 import os
 import secrets
 import socket
@@ -118,6 +119,27 @@ class Recovered:
 Decide = Callable[[Name], int | None]
 """Given a task whose run was lost (attempts already counted), return when it is
 due again, in µs since the epoch, or None to give it up."""
+
+
+def is_alive(spool: SpoolDir, name: str) -> bool:
+    """Tell whether a process holds its lock, without taking it from anybody.
+
+    Raises:
+        OSError: From the file system.
+    """
+    path = f"workers/{name}.lock"
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, dir_fd=spool.fd)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def processes(spool: SpoolDir) -> list[str]:
