@@ -1,0 +1,214 @@
+"""The pages run: README.md, docs/tutorial.md and docs/howto/*.md.
+
+One convention, by what stands after the three backticks:
+
+* ``python NAME``, ``sh NAME``, ``c NAME``, ``toml NAME`` …: a file. It is written, with
+  this name, into the page's directory, which is new and empty.
+* ``python``: run by ``python`` in that directory.
+* ``sh``: run by the page's shell. All such blocks of a page are given to one shell, in
+  order, so that variables and background processes go on; one that fails ends the page.
+* ``text``: what is printed. Each of its lines must come after the block before it was
+  begun, in any order; ``…`` stands for any text, spaces for any spaces. So a page waits
+  for a fact by showing it.
+* anything else (``ini``, ``console``, ``toml``, nothing): only shown.
+
+The installed commands are on the PATH. When a page is over its daemons get SIGTERM, and
+no process may be left.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ..helpers import FACTOR, wait_until
+
+ROOT = Path(__file__).parents[2]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "docs/tutorial.md",
+    *sorted((ROOT / "docs/howto").glob("*.md")),
+]
+NEEDS = {"put-from-another-language.md": ("cc", "perl")}
+LIMIT = 10.0
+FENCE = re.compile(r"^```([a-z]*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    language: str
+    file: str | None
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(found[1], found[2], found[3], text[: found.start()].count("\n") + 1)
+        for found in FENCE.finditer(text)
+    ]
+
+
+def missing_lines(expected: str, output: str) -> list[str]:
+    """Return the expected lines that are not in the output."""
+    lines = {" ".join(line.split()) for line in output.splitlines()}
+    missing = []
+    for line in expected.splitlines():
+        parts = [re.escape(part) for part in " ".join(line.split()).split("…")]
+        if not any(re.fullmatch(".*".join(parts), found) for found in lines):
+            missing.append(line)
+    return missing
+
+
+class Page:
+    """One page's directory and shell."""
+
+    def __init__(self, page: Path, folder: Path) -> None:
+        self.page = page
+        self.home = folder / "page"
+        self.home.mkdir()
+        self.scratch = folder / "scratch"
+        self.scratch.mkdir()
+        self.output = self.scratch / "output"
+        self.ended = self.scratch / "ended"
+        self.ended.touch()
+        self.mark = f"SPOOLER_PAGE={folder}"
+        keep = {k: v for k, v in os.environ.items() if not k.startswith("SPOOL")}
+        name, _, value = self.mark.partition("=")
+        environment = {
+            **keep,
+            name: value,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self.home),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.scratch),
+            "LC_ALL": "C.UTF-8",
+        }
+        with self.output.open("ab") as output:
+            self.shell = subprocess.Popen(
+                ["sh", "-eu"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                cwd=self.home,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def run(self, number: int, block: Block) -> int:
+        """Run a block; return where its output begins."""
+        begin = self.output.stat().st_size
+        file = self.scratch / f"block-{number}.{block.language}"
+        file.write_text(block.text, encoding="utf-8")
+        how = f". {file}" if block.language == "sh" else f"python {file}"
+        stdin = self.shell.stdin
+        assert stdin is not None
+        with suppress(BrokenPipeError):
+            stdin.write(f"{how} </dev/null\necho {number} >>{self.ended}\n".encode())
+            stdin.flush()
+
+        def over() -> bool:
+            return str(number) in self.ended.read_text().split() or self.is_dead()
+
+        self.wait(over, "to end", block)
+        if self.is_dead():
+            pytest.fail(f"{self.place(block)} failed:\n{self.tail(begin)}")
+        return begin
+
+    def is_dead(self) -> bool:
+        return self.shell.poll() is not None
+
+    def place(self, block: Block) -> str:
+        return f"{self.page.relative_to(ROOT)}, line {block.line}"
+
+    def tail(self, begin: int) -> str:
+        return self.output.read_bytes()[begin:].decode(errors="replace")
+
+    def wait(self, fact: object, what: str, block: Block) -> None:
+        assert callable(fact)
+        try:
+            wait_until(fact, timeout=LIMIT)
+        except AssertionError:
+            text = self.output.read_text(errors="replace")
+            pytest.fail(f"{self.place(block)}: waited in vain {what}, after:\n{text}")
+
+    def expect(self, block: Block, begin: int) -> None:
+        def shown() -> bool:
+            return not missing_lines(block.text, self.tail(begin))
+
+        self.wait(shown, f"for {block.text!r}", block)
+
+    def play(self) -> None:
+        begin = 0
+        for number, block in enumerate(blocks(self.page)):
+            if block.file is not None:
+                path = self.home / block.file
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(block.text, encoding="utf-8")
+                path.chmod(0o755)
+            elif block.language in ("sh", "python"):
+                begin = self.run(number, block)
+            elif block.language == "text":
+                self.expect(block, begin)
+
+    def processes(self) -> list[int]:
+        """Return the processes that this page has started and that live."""
+        found = []
+        for file in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if self.mark.encode() in file.read_bytes().split(b"\0"):
+                    found.append(int(file.parent.name))
+        return found
+
+    def stop(self) -> None:
+        """End the page's shell and daemons; make sure that no process is left."""
+        try:
+            self.shell.communicate(timeout=LIMIT)
+            for pid in self.processes():
+                with suppress(OSError):
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if any(part.endswith(b"/spoold") for part in command):
+                        os.kill(pid, signal.SIGTERM)
+            wait_until(lambda: not self.processes(), timeout=LIMIT)
+        finally:
+            for pid in self.processes():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def opened(page: Path, folder: Path) -> Iterator[Page]:
+    played = Page(page, folder)
+    try:
+        yield played
+    finally:
+        played.stop()
+
+
+@pytest.mark.timeout(60 * FACTOR)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_page_runs(page: Path, tmp_path: Path) -> None:
+    for command in NEEDS.get(page.name, ()):
+        if shutil.which(command) is None:
+            pytest.skip(f"there is no {command} here")
+    with opened(page, tmp_path) as played:
+        played.play()
+
+
+def test_every_block_is_of_a_kind_that_the_convention_knows() -> None:
+    known = {"", "c", "console", "ini", "json", "perl", "python", "sh", "text", "toml"}
+    for page in PAGES:
+        found = {block.language for block in blocks(page)}
+        assert found <= known, page
+        fences = page.read_text(encoding="utf-8").count("\n```")
+        assert fences == 2 * len(blocks(page)), f"{page}: a fence that is not closed"
