@@ -38,6 +38,9 @@ KEEP_US: Final = 3 * MINUTE_US
 LOOK_AGAIN: Final = 1.0
 """Seconds until a dropped file that was not ready is looked at again."""
 
+LOOK_AGAIN_MAX: Final = 60.0
+"""Seconds at which the doubling of that time ends for a file that gives errors."""
+
 log = logging.getLogger(__name__)
 
 
@@ -107,6 +110,7 @@ class Backlog:
         self._order: list[_Priority] = []
         self._candidates: dict[tuple[str, str], bool] = {}
         self._unready: dict[tuple[str, str], float] = {}
+        self._trouble: dict[tuple[str, str], float] = {}
         self.stale = True
         """Whether something was missed: ``scan`` is due."""
         self.next_due_us: int | None = None
@@ -154,6 +158,10 @@ class Backlog:
 
     def _on_priority(self, priority: _Priority, file: str, whole: bool) -> None:
         if file in priority.known:
+            known = priority.folders.get(file) or priority.closing.get(file)
+            if known is not None:  # somebody has made it anew
+                known.unread = True
+                self._reopen(known)
             return
         folder = str(priority.number)
         if minute_start_us(file) is None or not self._spool.is_folder(
@@ -185,7 +193,7 @@ class Backlog:
         for key in list(self._candidates)[:ADOPT_MAX]:
             whole = self._candidates.pop(key)
             if self._adopt(*key, whole=whole):
-                self._unready[key] = now + LOOK_AGAIN
+                self._unready[key] = now + self._trouble.get(key, LOOK_AGAIN)
             else:
                 self._unready.pop(key, None)
 
@@ -193,9 +201,14 @@ class Backlog:
         try:
             result = self._dropped.adopt(folder, file, finished=whole)
         except OSError as error:
+            known = (folder, file) in self._trouble
+            level = logging.DEBUG if known else logging.WARNING
             path = escape(f"{folder}/{file}")
-            log.warning("cannot adopt %s now: %s", path, escape(str(error)))
+            log.log(level, "cannot adopt %s now: %s", path, escape(str(error)))
+            delay = self._trouble.get((folder, file), LOOK_AGAIN / 2) * 2
+            self._trouble[folder, file] = min(delay, LOOK_AGAIN_MAX)
             return True
+        self._trouble.pop((folder, file), None)
         if isinstance(result, str):
             self._arrive(result)
             return False
@@ -205,7 +218,8 @@ class Backlog:
         number, minute, file = path.split("/")
         self._on_root(number, True)
         priority = self._priorities[int(number)]
-        self._on_priority(priority, minute, True)
+        if minute not in priority.known:
+            self._on_priority(priority, minute, True)
         folder = priority.folders.get(minute) or priority.closing.get(minute)
         if folder is not None:
             self._on_name(folder, file, True)
@@ -386,13 +400,14 @@ class Backlog:
 
     def _reload_later(self, priority: _Priority, minute: str) -> None:
         """Something is left in it: a task that came just now, or junk."""
-        left = self._spool.names(f"{priority.number}/{minute}")
         folder = self._load(priority, minute)
-        del priority.folders[minute]
-        if any(folder.is_native(name) for name in left):
-            self._on_priority(priority, minute, True)
-            return
+        self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
         priority.known.add(minute)
+        left = self._spool.names(folder.path)
+        if any(folder.is_native(name) for name in left):
+            insort(priority.minutes, minute)
+            return
+        del priority.folders[minute]
         priority.closing[minute] = folder
         for name in left:
             self._candidates.setdefault((folder.path, name), False)

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Final
 
 import msgspec
@@ -156,6 +156,8 @@ def parse_at(value: str | int | float | datetime | timedelta, now_us: int) -> in
         due_us = _text_us(value, now_us)
     elif isinstance(value, timedelta):
         due_us = now_us + value // _MICROSECOND
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        raise ValueError("at is a date: give a moment, with its time and its zone")
     elif isinstance(value, datetime):
         if value.utcoffset() is None:
             raise ValueError(f"at: {value} has no time zone")

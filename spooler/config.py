@@ -6,8 +6,9 @@ what they come to.
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from .errors import UsageError
 from .retry import RetryPolicy
@@ -60,14 +61,27 @@ class Settings:
                 raise UsageError(f"{name}={value} cannot be: it takes more than 0")
 
 
-def parse_file(text: str, known: Mapping[str, object]) -> dict[str, object]:
+_WORDS: Final[Mapping[type, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+}
+
+
+def parse_file(
+    text: str, known: Mapping[str, type], lists: Collection[str] = ()
+) -> dict[str, object]:
     """Return the settings in a TOML file, by option name with ``_`` for ``-``.
 
     Args:
-        known: The names that may occur.
+        known: The names that may occur, and the type of each: bool, int, float or
+            str. A whole number does for a float.
+        lists: Those that may have several values; they are always lists here.
 
     Raises:
-        UsageError: It is not TOML, or has a name that is no setting.
+        UsageError: It is not TOML, has a name that is no setting, or a value of
+            another type.
     """
     try:
         values = tomllib.loads(text)
@@ -78,4 +92,17 @@ def parse_file(text: str, known: Mapping[str, object]) -> dict[str, object]:
         if name not in known:
             names = ", ".join(sorted(known))
             raise UsageError(f"there is no setting {name!r}; there are: {names}")
+    for name in lists:
+        if name in settings and not isinstance(settings[name], list):
+            settings[name] = [settings[name]]
+    for name, value in settings.items():
+        for each in value if name in lists else [value]:
+            _check_type(name, each, known[name])
     return settings
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if not fits:
+        takes = _WORDS[kind]
+        raise UsageError(f"{name}={value!r:.80} cannot be: it takes {takes}")

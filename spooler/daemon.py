@@ -45,6 +45,10 @@ FULL_AGAIN: Final = 1.0
 RESTART_PAUSE: Final = 1.0
 """Seconds between two starts of a template process that dies."""
 
+SAME_SIGNAL: Final = 0.2
+"""Seconds in which a second TERM is the first one once more: timeout(1) and some
+service managers signal a process and then its whole group."""
+
 log = logging.getLogger(__name__)
 
 
@@ -93,6 +97,7 @@ class Daemon:
         self._reload_again = False
         self._restart_at = 0.0
         self._stop_at: float | None = None
+        self._drained_at = 0.0
         self._killed = False
 
     def _open(self, spool: SpoolDir) -> _Spool:
@@ -305,8 +310,9 @@ class Daemon:
                 self._reload()
             elif self._stop_at is None:
                 log.info("drain: signal %d", number)
+                self._drained_at = CLOCK.monotonic()
                 self._stop()
-            else:
+            elif CLOCK.monotonic() - self._drained_at > SAME_SIGNAL:
                 log.warning("stop now: signal %d again", number)
                 self._stop_at = CLOCK.monotonic()
 

@@ -20,8 +20,6 @@ from typing import (
     overload,
 )
 
-import msgspec
-
 from .arguments import Arguments, BodyKind
 from .errors import ArgumentsError, UsageError
 from .putting import (
@@ -123,10 +121,12 @@ class Spooler:
             SpoolUncertain: The last sync failed: the task may run.
             OSError: From the file system; there is no task then.
         """
+        if args is not None and not isinstance(args, Mapping):
+            raise UsageError(f"the arguments of {task} are a dict, not {args!r:.80}")
         try:
-            raw = msgspec.json.encode(args or {})
-        except (TypeError, ValueError) as error:
-            raise ArgumentsError(task, "", str(error)) from None
+            raw = _ANYTHING.encode((), args or {})
+        except ArgumentsError as error:
+            raise ArgumentsError(task, "", error.problem) from None
         durability = durability or self.durability
         options = PutOptions(at, priority, body, self._dir, durability, id, traceparent)
         return put(check_task_name(task), raw, options)
@@ -462,6 +462,13 @@ class Using(Generic[P]):
     def spool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
         """Put the task, as ``Task.spool`` does."""
         return self._put(self._options, args, kwargs)
+
+
+def _anything(**args: Any) -> None:
+    """Stand for a function that is not known here."""
+
+
+_ANYTHING: Final = Arguments(_anything, "")
 
 
 def _overlay(base: PutOptions, **given: Any) -> PutOptions:

@@ -1,7 +1,7 @@
 """When a timer runs: values only, checked as far as that needs no cron parser.
 
 A producer that imports functions with timers loads this; the moments themselves
-are computed in ``cron.py``, which only daemons load.
+are computed in ``slots.py``, which only daemons load.
 """
 
 from dataclasses import dataclass

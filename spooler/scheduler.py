@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from .clock import CLOCK, Clock
 from .codec import encode
-from .cron import latest_slot_us, next_slot_us
 from .logs import escape
 from .schedule import Schedule
+from .slots import latest_slot_us, next_slot_us
 from .spooldir import SpoolDir, timers
 from .task import DEFAULT_PRIORITY, Name, iso
 from .template import Known

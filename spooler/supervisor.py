@@ -257,15 +257,16 @@ class Supervisor:
             return False
         if recovered is None:
             return False
+        released = outcome.verdict is Verdict.RELEASE
         for each in recovered:
             lost = each.due_us is None
             log.log(
                 logging.ERROR if lost else logging.WARNING,
                 "%s task=%s name=%s attempt=%d worker=%s: %s",
-                "fail" if lost else "recover",
+                "fail" if lost else "release" if released else "recover",
                 each.name.id,
                 escape(each.name.task),
-                each.name.attempt,
+                each.name.attempt + released,
                 escape(name),
                 outcome.error,
             )

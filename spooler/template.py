@@ -32,11 +32,11 @@ from typing import Any, Final
 import msgspec
 
 from . import logs, worker
-from .cron import check
 from .errors import EXIT_FAILED, UsageError
 from .registry import REGISTRY, Entry
 from .retry import RetryOptions
 from .schedule import CronLine, Interval
+from .slots import check
 
 _PR_SET_PDEATHSIG: Final = 1
 _prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl

@@ -117,6 +117,7 @@ class Worker:
         self._settled: list[str] = []
         self._reported = CLOCK.monotonic()
         self._refused: list[tuple[str, Callable[[], None]]] = []
+        self._settle_at = 0.0
         self._draining = False
         self._runs = 0
         self._pid = os.getpid()
@@ -154,6 +155,7 @@ class Worker:
                 self._handle(path)
                 if CLOCK.monotonic() - self._reported > REPORT_EVERY:
                     self._report()
+        self._report()
         while self._refused and self._channel.open:
             self._poll.poll(int(SETTLE_AGAIN * 1000))
             self._receive()
@@ -173,7 +175,7 @@ class Worker:
             self._sync()
             due = None
         if self._refused:
-            due = SETTLE_AGAIN
+            due = max(0.0, self._settle_at - CLOCK.monotonic())
         self._poll.poll(None if due is None else due * 1000)
         self._receive()
 
@@ -232,6 +234,7 @@ class Worker:
         except CorruptError as error:
             return Outcome(Verdict.REJECT, error.reason), entry
         except OSError as error:
+            self._look_for_leaks()
             text = f"cannot be read now: {error}"
             return Outcome(Verdict.RELEASE, text, after=READ_AGAIN), entry
         try:
@@ -239,6 +242,8 @@ class Worker:
                 outcome = Outcome(Verdict.RELEASE, "no function of that name here")
             else:
                 outcome = self._run(entry, claim, task, path)
+            if outcome.verdict is Verdict.RETRY:
+                self._look_for_leaks()
             if outcome.verdict is Verdict.RELEASE and outcome.after is None:
                 age = CLOCK.now_us() / 1e6 - task.mtime_ns / 1e9
                 outcome = replace(outcome, after=ignore_delay(age))
@@ -260,6 +265,14 @@ class Worker:
         os.fchdir(self._home)
         return outcome
 
+    def _look_for_leaks(self) -> None:
+        """End, to be replaced, if tasks have left no descriptor to work with."""
+        try:
+            os.close(os.dup(self._woken))
+        except OSError as error:
+            log.warning("drain worker=%s: %s", self._settings.name, error)
+            self._draining = True
+
     # -- settling ---------------------------------------------------------------
 
     def _try_to_settle(self, path: str, settle: Callable[[], None]) -> None:
@@ -270,10 +283,13 @@ class Worker:
         except OSError as error:
             log.error("cannot settle %s now: %s", escape(path), error)
             self._refused.append((path, settle))
-            return
+            self._settle_at = CLOCK.monotonic() + SETTLE_AGAIN
+        # Refused or not, it runs no more: what else waits may make room.
         self._settled.append(path)
 
     def _settle_refused(self) -> None:
+        if CLOCK.monotonic() < self._settle_at:
+            return
         refused, self._refused = self._refused, []
         for path, settle in refused:
             self._try_to_settle(path, settle)

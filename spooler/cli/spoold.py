@@ -36,27 +36,29 @@ Exit codes: 0 stopped as asked, 2 wrong usage, 78 something must be put right fi
 def _read_config(context: click.Context, _: click.Parameter, path: str | None) -> None:
     if path is None:
         return
-    options = {
-        str(p.name)
-        for p in context.command.params
-        if p.name not in ("config", "version", "help")
-    }
-    names = {"import" if name == "imports" else name: None for name in options}
-    names["dir"] = None
+    own = ("config", "version", "help")
+    options = [p for p in context.command.params if p.name not in own]
+    kinds = {_setting(p): _KINDS.get(p.type.name, str) for p in options}
+    lists = [_setting(p) for p in options if p.multiple]
     try:
         with open(path, encoding="utf-8") as file:
-            settings = parse_file(file.read(), names)
+            settings = parse_file(file.read(), kinds, lists)
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path}: {error}") from None
     except UsageError as error:
         raise click.BadParameter(f"{path}: {error}") from None
     for name, option in (("import", "imports"), ("dir", "dirs")):
         if name in settings:
-            value = settings.pop(name)
-            settings[option] = value if isinstance(value, list) else [value]
+            settings[option] = settings.pop(name)
     context.default_map = {**(context.default_map or {}), **settings}
 
 
+def _setting(option: click.Parameter) -> str:
+    """Return what an option is called in the file."""
+    return {"dirs": "dir", "imports": "import"}.get(str(option.name), str(option.name))
+
+
+_KINDS = {"integer": int, "float": float, "boolean": bool}
 _DEFAULTS = RetryPolicy()
 
 
@@ -81,7 +83,7 @@ _DEFAULTS = RetryPolicy()
     "--dir",
     "dirs",
     multiple=True,
-    type=click.Path(),
+    type=click.Path(readable=False),
     envvar="SPOOLER_DIR",
     metavar="DIR",
     help="The spool to serve; may be given several times.",

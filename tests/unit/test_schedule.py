@@ -6,7 +6,7 @@ from math import inf, nan
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from spooler.cron import next_slot_us
+from spooler.slots import next_slot_us
 from spooler.errors import UsageError
 from spooler.schedule import (
     MAX_INTERVAL,

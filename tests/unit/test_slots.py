@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from spooler.cron import check, latest_slot_us, next_slot_us
+from spooler.slots import check, latest_slot_us, next_slot_us
 from spooler.errors import UsageError
 from spooler.schedule import MAX_INTERVAL, MIN_INTERVAL, CronLine, Interval, Schedule
 from spooler.task import MAX_DUE_US

@@ -1,0 +1,34 @@
+"""Fixtures that tests of all kinds use."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spooler.spooldir import SpoolDir
+
+from .helpers import FakeClock, open_files
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail if the test leaves a descriptor open."""
+    before = open_files()
+    yield
+    left = {fd: what for fd, what in open_files().items() if fd not in before}
+    assert not left, f"left open: {left}"
+
+
+@pytest.fixture
+def spool(tmp_path: Path, no_leaks: None) -> Iterator[SpoolDir]:
+    """Give a new spool."""
+    spool = SpoolDir(tmp_path / "spool")
+    spool.create()
+    yield spool
+    spool.close()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    """Give a clock that stands still."""
+    return FakeClock()

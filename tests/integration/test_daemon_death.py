@@ -1,0 +1,230 @@
+"""Workers, the template and the daemon die at the wrong moment."""
+
+import os
+import signal
+
+import pytest
+
+from .conftest import Box, is_alive, wait_until
+
+GONE = 2.0
+"""Seconds in which what belongs to a dead daemon must be gone."""
+
+
+def test_a_killed_worker_is_replaced_and_its_task_runs_again(box: Box) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("gate")
+    victim = box.number("pid")
+    for number in range(50):
+        box.put("note", text=str(number))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len(box.lines("pid")) == 2)
+    box.open()
+    box.wait_lines("passed", *map(str, range(50)))
+    assert box.lines("attempts") == ["1", "2"]
+    wait_until(lambda: len(box.workers()) == 2)
+    assert daemon.says("its worker died: signal 9")
+    assert not box.names("logs")
+
+
+@pytest.mark.parametrize("how", ["kill", "segfault", "exit"])
+def test_a_task_whose_worker_dies_runs_again(box: Box, how: str) -> None:
+    box.start()
+    box.put("dies_once", how=how)
+    box.put("note")
+    box.wait_lines("1", "2", "done")
+    wait_until(box.is_empty)
+
+
+def test_a_poison_task_ends_in_failed_and_harms_nobody(box: Box) -> None:
+    for number in range(20):
+        box.put("note", text=str(number))
+    box.put("poison")
+    for number in range(20, 40):
+        box.put("note", text=str(number))
+    box.start("--workers", "2")
+    why = box.why()
+    assert box.lines("poison") == ["1", "2", "3"]
+    assert why["reason"] == "crash"
+    assert [each["attempt"] for each in why["attempts"]] == [1, 2, 3]
+    box.wait_lines(*map(str, range(40)))
+
+
+def test_many_poison_tasks_do_not_stop_the_others(box: Box) -> None:
+    for _ in range(5):
+        box.put("poison", how="exit")
+    box.put("note")
+    box.start()
+    wait_until(lambda: len(box.failed()) == 5, timeout=30)
+    box.wait_lines("done")
+    assert sorted(box.lines("poison")) == sorted(["1", "2", "3"] * 5)
+
+
+@pytest.mark.parametrize("how", ["loop", "c"])
+def test_a_time_limit_kills_what_is_stuck_and_its_children(box: Box, how: str) -> None:
+    box.start()
+    box.put("stuck", how=how)
+    box.put("note", name="other")
+    why = box.why()
+    assert box.lines() == ["1", "2"]
+    assert box.lines("deadline") == ["True", "True"]
+    assert why["reason"] == "timeout"
+    assert [each["attempt"] for each in why["attempts"]] == [1, 2]
+    box.wait_lines("done", name="other")
+    wait_until(lambda: not any(is_alive(int(pid)) for pid in box.lines("child")))
+
+
+def test_the_time_limit_of_the_daemon_goes_for_all(box: Box) -> None:
+    box.start("--hard-timeout", "0.3")
+    box.put("stuck_without_limit")
+    assert box.why()["reason"] == "timeout"
+    assert box.lines() == ["True"]
+
+
+def test_a_time_limit_counts_while_the_daemon_drains(box: Box) -> None:
+    daemon = box.start("--hard-timeout", "1.0")
+    box.put("stuck_without_limit")
+    box.wait_lines("True")
+    assert daemon.end() == 0
+    assert box.why()["reason"] == "timeout"
+
+
+def test_what_a_task_has_started_dies_with_its_worker(box: Box) -> None:
+    box.start("--max-attempts", "1")
+    box.put("parent")
+    child = box.number("child")
+    os.kill(box.number("pid"), signal.SIGKILL)
+    wait_until(lambda: not is_alive(child))
+    assert box.why()["reason"] == "crash"
+
+
+def test_all_die_with_their_daemon_and_the_next_recovers(box: Box) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("gate")
+    box.put("parent")
+    wait_until(lambda: len(box.lines("pid")) == 2)
+    box.number("child")
+    box.put("note", text="left")
+    daemon.end(signal.SIGKILL)
+    wait_until(box.no_process_is_left, timeout=GONE)
+    assert len(box.running()) == 2
+    box.open()
+    box.start("--workers", "2")
+    wait_until(lambda: {"passed", "left"} <= set(box.lines()))
+    assert box.lines("attempts") == ["1", "2"]
+
+
+def test_a_killed_daemon_leaves_no_trace_after_the_next(box: Box) -> None:
+    box.start("--workers", "2")
+    wait_until(lambda: len(box.workers()) == 2)
+    box.daemons[0].end(signal.SIGKILL)
+    assert len(box.names("workers")) >= 2
+    wait_until(box.no_process_is_left, timeout=GONE)
+    box.burst()
+    assert box.is_left_clean()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_the_daemon_goes_on_when_the_template_dies(box: Box, number: int) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("gate")
+    box.number("pid")
+    template = daemon.template()
+    os.kill(template, number)
+    daemon.wait_for("starting another")
+    daemon.wait_for("reload: done")
+    wait_until(lambda: len(box.lines("pid")) == 2)
+    box.open()
+    box.put("note")
+    box.wait_lines("passed", "done")
+    assert box.lines("attempts") == ["1", "2"]
+    assert daemon.end() == 0
+    assert box.is_left_clean()
+
+
+def test_a_template_that_dies_with_broken_code_waits_for_better(box: Box) -> None:
+    box.module("from tasks import note")
+    daemon = box.start(imports="mine")
+    box.module("from tasks import note, nothing")
+    os.kill(daemon.template(), signal.SIGKILL)
+    daemon.wait_for("cannot import mine")
+    box.put("note")
+    box.module("from tasks import note")
+    box.wait_lines("done")
+    assert daemon.text().count("cannot import") <= 3
+    assert daemon.end() == 0
+
+
+def test_a_daemon_without_a_template_stops_when_told(box: Box) -> None:
+    box.module("from tasks import note")
+    daemon = box.start(imports="mine")
+    box.worker()
+    box.module("1/0")
+    os.kill(daemon.template(), signal.SIGKILL)
+    daemon.wait_for("cannot import mine")
+    assert daemon.end() == 0
+    assert box.is_left_clean()
+
+
+def test_a_term_to_the_template_takes_nothing_away(box: Box) -> None:
+    daemon = box.start()
+    box.put("gate")
+    box.number("pid")
+    os.kill(daemon.template(), signal.SIGTERM)
+    box.put("note")
+    box.open()
+    box.wait_lines("passed", "done")
+    assert box.lines("attempts") == ["1"]
+    assert daemon.end() == 0
+
+
+def test_a_term_to_all_processes_drains(box: Box) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("gate")
+    box.number("pid")
+    wait_until(lambda: len(box.workers()) == 2)
+    for pid in box.processes():
+        os.kill(pid, signal.SIGTERM)
+    daemon.wait_for("drain")
+    box.open()
+    assert daemon.wait() == 0
+    assert box.lines() == ["passed"]
+    assert box.lines("attempts") == ["1"]
+    assert box.is_empty()
+
+
+def test_a_stopped_worker_does_not_hold_up_the_others(box: Box) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("gate")
+    stopped = box.number("pid")
+    os.kill(stopped, signal.SIGSTOP)
+    for number in range(50):
+        box.put("note", text=str(number))
+    box.wait_lines(*map(str, range(50)))
+    box.open()
+    os.kill(stopped, signal.SIGCONT)
+    wait_until(lambda: "passed" in box.lines())
+    assert box.lines("attempts") == ["1"]
+    assert daemon.end() == 0
+
+
+def test_an_idle_worker_that_is_stopped_loses_nothing(box: Box) -> None:
+    box.start("--workers", "2")
+    wait_until(lambda: len(box.workers()) == 2)
+    stopped = box.workers()[0]
+    os.kill(stopped, signal.SIGSTOP)
+    for number in range(50):
+        box.put("note", text=str(number))
+    wait_until(lambda: len(box.lines()) >= 40)
+    os.kill(stopped, signal.SIGCONT)
+    box.wait_lines(*map(str, range(50)))
+
+
+def test_a_stopped_daemon_catches_up(box: Box) -> None:
+    daemon = box.start()
+    box.worker()
+    daemon.send(signal.SIGSTOP)
+    for number in range(20):
+        box.put("note", text=str(number))
+    daemon.send(signal.SIGCONT)
+    box.wait_lines(*map(str, range(20)))

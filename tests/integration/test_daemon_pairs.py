@@ -1,0 +1,77 @@
+"""Two daemons on one spool."""
+
+import signal
+from collections import Counter
+
+from .conftest import Box, wait_until
+
+
+def test_two_daemons_run_each_of_500_tasks_once(box: Box) -> None:
+    daemons = [box.start(), box.start()]
+    for number in range(500):
+        box.put("note", text=str(number))
+    wait_until(lambda: len(box.lines()) >= 500, timeout=30)
+    wait_until(box.is_empty)
+    assert Counter(box.lines()) == Counter(map(str, range(500)))
+    for daemon in daemons:
+        assert daemon.end() == 0
+        assert not daemon.says("died")
+    assert box.is_left_clean()
+
+
+def test_two_daemons_share_what_was_there_before(box: Box) -> None:
+    for number in range(500):
+        box.put("note_slowly", text=str(number), seconds=0.002)
+    daemons = [box.start("--burst"), box.start("--burst")]
+    for daemon in daemons:
+        assert daemon.wait() == 0
+    assert Counter(box.lines()) == Counter(map(str, range(500)))
+    assert all(daemon.text().count(" ack ") > 50 for daemon in daemons)
+
+
+def test_when_one_of_two_daemons_is_killed_the_other_runs_all(box: Box) -> None:
+    for number in range(500):
+        box.put("note_slowly", text=str(number), seconds=0.002)
+    first = box.start("--workers", "2")
+    box.start("--workers", "2")
+    wait_until(lambda: len(box.lines()) > 100)
+    first.end(signal.SIGKILL)
+    wait_until(lambda: len(set(box.lines())) == 500, timeout=30)
+    wait_until(box.is_empty)
+    assert len(box.lines()) <= 502
+    wait_until(lambda: len(box.names("workers")) == 6)
+
+
+def test_two_daemons_adopt_each_dropped_file_once(box: Box) -> None:
+    box.start()
+    box.start()
+    for number in range(100):
+        box.drop(f"5/file{number}", f"task=note\ntext={number}\n".encode())
+    wait_until(lambda: len(box.lines()) >= 100)
+    wait_until(box.is_empty)
+    assert Counter(box.lines()) == Counter(map(str, range(100)))
+    assert not box.names("corrupt")
+
+
+def test_a_task_that_one_daemon_does_not_know_is_run_by_the_other(box: Box) -> None:
+    box.module("")
+    box.start(imports="mine")
+    box.start()
+    for number in range(10):
+        box.put("note", text=str(number))
+    box.wait_lines(*map(str, range(10)))
+
+
+def test_a_living_worker_is_never_taken_for_dead(box: Box) -> None:
+    box.start()
+    box.put("gate")
+    box.number("pid")
+    other = box.start("--frequency", "0.1")
+    for number in range(20):
+        box.put("note", text=str(number))
+    wait_until(lambda: len(box.lines()) == 20)
+    other.send(signal.SIGHUP)
+    other.wait_for("reload: done")
+    box.open()
+    wait_until(lambda: "passed" in box.lines())
+    assert box.lines("attempts") == ["1"]

@@ -1,0 +1,659 @@
+"""What waits in one spool, in the order in which it is to run."""
+
+import errno
+import os
+import select
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.helpers import (
+    NOW_US,
+    FakeClock,
+    ToldOS,
+    make_name,
+    path_of,
+    place,
+    put,
+    real_clock,
+    tasks,
+)
+
+from spooler import backlog as module, wakeup
+from spooler.backlog import KEEP_US, LOOK_AGAIN, Backlog
+from spooler.spooldir import SpoolDir, recovery, root
+from spooler.spooldir.claims import Claims
+from spooler.spooldir.dropped import Dropped
+from spooler.task import MINUTE_US, Name
+from spooler.wakeup import Watch
+
+
+class Server:
+    """A backlog with its watch, and what a daemon does between takes."""
+
+    def __init__(self, spool: SpoolDir, clock: FakeClock) -> None:
+        self.spool = spool
+        self.watch = Watch(spool.path)
+        dropped = Dropped(spool, {os.getuid()}, clock)
+        self.backlog = Backlog(spool, self.watch, dropped, clock)
+        self.backlog.scan()
+
+    def events(self) -> None:
+        """Read all the news there is."""
+        fd = self.watch.fileno()
+        while fd is not None and select.select([fd], [], [], 0)[0]:
+            self.watch.read()
+
+    def take(self, limit: int = 1000, more_urgent_than: int | None = None) -> list[str]:
+        self.events()
+        if self.backlog.stale:
+            self.backlog.scan()
+        self.backlog.adopt_some()
+        return self.backlog.take(limit, more_urgent_than)
+
+    def run(self, limit: int = 1000) -> list[str]:
+        """Take tasks, remove them and settle them."""
+        taken = self.take(limit)
+        for path in taken:
+            Path(self.spool.path, path).unlink(missing_ok=True)
+            self.backlog.settle(path)
+        return taken
+
+
+@pytest.fixture(params=["inotify", "scan"])
+def server(
+    spool: SpoolDir,
+    clock: FakeClock,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Server]:
+    if request.param == "scan":
+        monkeypatch.setattr(wakeup, "file_system", lambda path: "nfs4")
+    server = Server(spool, clock)
+    assert server.backlog.is_blind == (request.param == "scan")
+    yield server
+    server.watch.close()
+
+
+@pytest.fixture
+def watching(spool: SpoolDir, clock: FakeClock) -> Iterator[Server]:
+    server = Server(spool, clock)
+    yield server
+    server.watch.close()
+
+
+@pytest.fixture
+def blind(
+    spool: SpoolDir, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Server]:
+    monkeypatch.setattr(wakeup, "file_system", lambda path: "nfs4")
+    server = Server(spool, clock)
+    yield server
+    server.watch.close()
+
+
+def news(server: Server) -> None:
+    """Make sure that the server learns of what was put just now."""
+    if server.backlog.is_blind:
+        server.backlog.scan()
+
+
+# -- order ------------------------------------------------------------------------
+
+
+def test_an_empty_spool_has_nothing(server: Server) -> None:
+    assert server.take() == []
+    assert server.backlog.next_due_us is None
+    assert server.backlog.next_look is None
+    assert not server.backlog.has_due
+
+
+def test_tasks_come_by_priority_as_a_number_and_then_by_due_time(
+    server: Server,
+) -> None:
+    names = [
+        put(server.spool, make_name(NOW_US - age, priority))
+        for priority in (0, 2, 10)
+        for age in (10 * MINUTE_US, MINUTE_US + 1, 1, 0)
+    ]
+    news(server)
+    assert server.take() == [path_of(name) for name in names]
+
+
+def test_a_limit_leaves_the_rest(server: Server) -> None:
+    names = [put(server.spool, make_name(NOW_US - 9 + k)) for k in range(5)]
+    news(server)
+    assert server.take(2) == [path_of(name) for name in names[:2]]
+    assert server.backlog.has_due
+    assert server.take(2) == [path_of(name) for name in names[2:4]]
+    assert server.take(2) == [path_of(name) for name in names[4:]]
+    assert not server.backlog.has_due
+
+
+def test_more_urgent_tasks_can_be_asked_for(server: Server) -> None:
+    names = {p: put(server.spool, make_name(priority=p)) for p in (0, 3, 5)}
+    news(server)
+    assert server.take(9, more_urgent_than=3) == [path_of(names[0])]
+    assert server.take(9, more_urgent_than=3) == []
+    assert server.take() == [path_of(names[3]), path_of(names[5])]
+
+
+def test_a_task_for_later_waits_until_it_is_due(
+    server: Server, clock: FakeClock
+) -> None:
+    soon = put(server.spool, make_name(NOW_US + 500_000))
+    later = put(server.spool, make_name(NOW_US + MINUTE_US + 7))
+    news(server)
+    assert server.take() == []
+    assert server.backlog.next_due_us == soon.due_us
+    assert not server.backlog.has_due
+    clock.advance(0.5)
+    assert server.backlog.has_due
+    assert server.take() == [path_of(soon)]
+    assert server.backlog.next_due_us == NOW_US + MINUTE_US
+    clock.advance(59.5)
+    assert server.take() == []
+    assert server.backlog.next_due_us == later.due_us
+    clock.advance(0.000_007)
+    assert server.take() == [path_of(later)]
+
+
+def test_folders_of_later_minutes_are_not_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(server.spool, make_name(NOW_US + MINUTE_US))
+    news(server)
+    read: list[str] = []
+    real = server.spool.names
+    monkeypatch.setattr(
+        server.spool, "names", lambda folder: (read.append(folder), real(folder))[1]
+    )
+    assert server.take() == []
+    assert [folder for folder in read if "/" in folder] == []
+
+
+def test_a_folder_is_read_once_while_it_is_worked_off(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [put(watching.spool, make_name(NOW_US - 9 + k)) for k in range(5)]
+    read: list[str] = []
+    real = watching.spool.names
+    monkeypatch.setattr(
+        watching.spool, "names", lambda folder: (read.append(folder), real(folder))[1]
+    )
+    for name in names:
+        assert watching.take(1) == [path_of(name)]
+    assert watching.take() == []
+    assert read == [names[0].folder]
+
+
+# -- news -------------------------------------------------------------------------
+
+
+def test_a_task_put_into_a_known_folder_is_seen(server: Server) -> None:
+    for _ in range(3):
+        name = put(server.spool)
+        news(server)
+        assert server.run() == [path_of(name)]
+
+
+def test_a_new_minute_and_a_new_priority_are_seen(server: Server) -> None:
+    name = put(server.spool, make_name(priority=77))
+    news(server)
+    assert server.run() == [path_of(name)]
+
+
+def test_an_earlier_arrival_comes_first(watching: Server) -> None:
+    second = put(watching.spool, make_name(NOW_US - 5))
+    third = put(watching.spool, make_name(NOW_US - 4))
+    fourth = put(watching.spool, make_name(NOW_US - 3))
+    assert watching.take(1) == [path_of(second)]
+    watching.backlog.settle(path_of(second))
+    first = put(watching.spool, make_name(NOW_US - 9))
+    last = put(watching.spool, make_name(NOW_US - 1))
+    expected = [path_of(name) for name in (first, third, fourth, last)]
+    assert [watching.take(1)[0] for _ in range(4)] == expected
+
+
+def test_a_lost_event_is_made_good_by_a_scan(watching: Server) -> None:
+    put(watching.spool)
+    watching.run()
+    name = put(watching.spool)
+    watching.events = lambda: None  # type: ignore[method-assign] # lose them
+    assert watching.take() == []
+    watching.backlog.stale = True
+    assert watching.take() == [path_of(name)]
+
+
+def test_a_scan_that_failed_is_still_due(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watching.backlog.stale = True
+    told = ToldOS()
+    told.fail("open", None, errno.EIO)
+    with monkeypatch.context() as patch:
+        patch.setattr(root, "os", told)
+        with pytest.raises(OSError, match="Input/output"):
+            watching.backlog.scan()
+    assert watching.backlog.stale
+    name = put(watching.spool)
+    assert watching.take() == [path_of(name)]
+
+
+def test_a_folder_that_somebody_removed_and_made_anew_is_seen(
+    watching: Server,
+) -> None:
+    name = put(watching.spool)
+    assert watching.run() == [path_of(name)]
+    Path(watching.spool.path, name.folder).rmdir()
+    again = put(watching.spool, name.but(id="f" * 16))
+    watching.events()
+    assert watching.backlog.stale
+    assert watching.take() == [path_of(again)]
+    watching.backlog.settle(path_of(again))
+    third = put(watching.spool, name.but(id="e" * 16))
+    assert watching.take() == [path_of(third)]
+
+
+def test_a_folder_that_was_missed_and_then_made_anew_is_seen(
+    watching: Server,
+) -> None:
+    name = put(watching.spool)
+    assert watching.run() == [path_of(name)]
+    Path(watching.spool.path, name.folder).rmdir()
+    assert watching.take() == []
+    for id in ("f" * 16, "e" * 16):
+        again = put(watching.spool, name.but(id=id))
+        assert watching.run() == [path_of(again)]
+
+
+def test_a_priority_that_is_gone_is_no_error(server: Server) -> None:
+    Path(server.spool.path, "9").rmdir()
+    server.backlog.scan()
+    assert server.take() == []
+
+
+def test_events_of_our_own_folders_are_not_for_tasks(watching: Server) -> None:
+    for folder in ("running", "done"):
+        Path(watching.spool.path, folder).rmdir()
+        Path(watching.spool.path, folder).mkdir()
+    assert watching.take() == []
+    assert watching.backlog.next_look is None
+
+
+# -- settling ---------------------------------------------------------------------
+
+
+def test_what_is_in_flight_is_not_handed_out_twice(server: Server) -> None:
+    name = put(server.spool)
+    news(server)
+    assert server.take() == [path_of(name)]
+    server.backlog.scan()
+    assert server.take() == []
+
+
+def test_what_is_given_back_is_handed_out_again(server: Server) -> None:
+    name = put(server.spool)
+    news(server)
+    for _ in range(3):
+        assert server.take() == [path_of(name)]
+        server.backlog.give_back(path_of(name))
+    server.backlog.give_back("5/20300101T0000/nothing")
+    assert server.run() == [path_of(name)]
+    server.backlog.give_back(path_of(name))
+    server.backlog.settle("5/20300101T0000/nothing")
+    assert server.take() == []
+
+
+def test_a_task_released_under_its_name_while_in_flight_comes_again(
+    server: Server,
+) -> None:
+    name = put(server.spool)
+    news(server)
+    assert server.take() == [path_of(name)]
+    claims = Claims(server.spool, "w1", {os.getuid()})
+    claim = claims.claim(path_of(name))
+    assert claim is not None
+    claims.release(claim)
+    server.backlog.scan() if server.backlog.is_blind else server.events()
+    server.take()
+    server.backlog.settle(path_of(name))
+    assert server.run() == [path_of(name)]
+    claims.close()
+
+
+def test_a_release_that_nobody_told_of_is_found_when_the_folder_is_read(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WATCH_MAX", 1)
+    names = [put(server.spool, make_name(NOW_US - 9 + k)) for k in range(3)]
+    news(server)
+    assert len(server.take(3)) == 3
+    assert server.take() == []  # reads again, and meets all three
+    for name in names[1:]:
+        Path(server.spool.path, path_of(name)).unlink()
+    for name in names:
+        server.backlog.settle(path_of(name))
+    taken = server.take()
+    assert path_of(names[0]) in taken
+
+
+# -- large folders ----------------------------------------------------------------
+
+
+def test_a_large_folder_is_not_watched_until_it_is_small(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WATCH_MAX", 3)
+    names = [put(watching.spool, make_name(NOW_US - 9 + k)) for k in range(5)]
+    folder = names[0].folder
+    assert watching.take(1) == [path_of(names[0])]
+    assert folder not in watching.watch._watched
+    late = put(watching.spool, make_name(NOW_US - 1))
+    for name in names:
+        Path(watching.spool.path, path_of(name)).unlink()
+    assert watching.take(4) == [path_of(name) for name in names[1:]]
+    assert watching.backlog.has_due  # nobody knows: the folder must be read
+    assert watching.take() == [path_of(late)]
+    assert folder in watching.watch._watched
+    assert not watching.backlog.has_due
+
+
+def test_names_beyond_what_memory_may_hold_come_later(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NAMES_MAX", 4)
+    monkeypatch.setattr(module, "WATCH_MAX", 2)
+    names = [put(server.spool, make_name(NOW_US - 20 + k)) for k in range(11)]
+    news(server)
+    found: dict[str, None] = {}  # a name may come twice
+    while taken := server.run(3):
+        found.update(dict.fromkeys(taken))
+    assert list(found) == [path_of(name) for name in names]
+    assert tasks(server.spool) == {}
+
+
+# -- folders that are over --------------------------------------------------------
+
+
+def over(server: Server, clock: FakeClock) -> Name:
+    """Put a task into a minute that will be over, take it, let that be so."""
+    name = put(server.spool)
+    news(server)
+    assert server.take() == [path_of(name)]
+    clock.advance(KEEP_US / 1e6)
+    return name
+
+
+def test_an_empty_folder_is_removed_when_its_minute_is_over(
+    server: Server, clock: FakeClock
+) -> None:
+    name = put(server.spool)
+    news(server)
+    server.run()
+    clock.advance(KEEP_US / 1e6 - 1)
+    server.take()
+    assert server.spool.has(name.folder)
+    clock.advance(1)
+    server.take()
+    assert not server.spool.has(name.folder)
+    assert name.folder not in server.watch._watched
+    again = put(server.spool, name.but(id="f" * 16))
+    news(server)
+    assert server.run() == [path_of(again)]
+
+
+def test_a_folder_of_what_is_in_flight_is_kept_until_that_is_settled(
+    server: Server, clock: FakeClock
+) -> None:
+    name = over(server, clock)
+    assert server.take() == []
+    assert server.spool.has(name.folder)
+    Path(server.spool.path, path_of(name)).unlink()
+    server.backlog.settle(path_of(name))
+    assert not server.spool.has(name.folder)
+
+
+def test_a_task_given_back_to_a_folder_that_is_over_is_handed_out(
+    server: Server, clock: FakeClock
+) -> None:
+    name = over(server, clock)
+    assert server.take() == []
+    server.backlog.give_back(path_of(name))
+    assert server.run() == [path_of(name)]
+    server.take()
+    assert not server.spool.has(name.folder)
+
+
+def test_a_late_task_need_not_wait_for_what_is_in_flight(
+    server: Server, clock: FakeClock
+) -> None:
+    name = over(server, clock)
+    assert server.take() == []
+    late = put(server.spool, name.but(id="f" * 16))
+    news(server)
+    assert server.take() == [path_of(late)]
+    for each in (name, late):
+        Path(server.spool.path, path_of(each)).unlink()
+        server.backlog.settle(path_of(each))
+    server.run()
+    server.take()
+    assert not server.spool.has(name.folder)
+
+
+def test_a_task_that_comes_while_its_folder_is_removed_is_taken(
+    server: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = put(server.spool)
+    news(server)
+    server.run()
+    clock.advance(KEEP_US / 1e6)
+    late = name.but(id="f" * 16)
+    real = recovery.remove_folder
+
+    def remove_folder(spool: SpoolDir, folder: str, given: object) -> bool:
+        if folder == name.folder and not spool.has(path_of(late)):
+            put(spool, late)
+        return real(spool, folder, clock)
+
+    monkeypatch.setattr(module, "remove_folder", remove_folder)
+    assert server.take() == [path_of(late)]
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_again(
+    server: Server,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    name = put(server.spool)
+    news(server)
+    server.run()
+    clock.advance(KEEP_US / 1e6)
+    told = ToldOS()
+    told.fail("rmdir", errno.EIO)
+    monkeypatch.setattr(recovery, "os", told)
+    assert server.take() == []
+    assert "cannot remove folder" in caplog.text
+    server.backlog.scan()
+    assert server.take() == []
+    assert not server.spool.has(name.folder)
+
+
+def test_junk_in_a_minute_folder_is_adopted_or_put_aside(
+    spool: SpoolDir, tmp_path: Path
+) -> None:
+    clock = real_clock()
+    name = put(spool, make_name(clock.now_us()))
+    place(spool, f"{name.folder}/rubbish", b"rubbish")
+    place(spool, f"{name.folder}/good")
+    Path(spool.path, name.folder, "folder").mkdir()
+    clock.advance(KEEP_US / 1e6 + 60)
+    server = Server(spool, clock)
+    found = server.take() + server.take()
+    assert found[0] == path_of(name)
+    assert len(found) == 2
+    for path in found:
+        Path(spool.path, path).unlink()
+        server.backlog.settle(path)
+    server.take()
+    assert [p.partition("/")[0] for p in tasks(spool)] == ["corrupt"]
+    assert os.listdir(Path(spool.path, name.folder)) == ["folder"]
+    late = put(spool, name.but(id="f" * 16))
+    assert server.take() == [path_of(late)]
+    server.watch.close()
+
+
+def test_a_name_that_only_looks_native_is_not_handed_out(
+    server: Server, clock: FakeClock
+) -> None:
+    """What a worker could claim, but nobody could parse later."""
+    name = make_name()
+    for task in ("a\u200bb", "x" * 129, "\udcff", "a\x7f", "ü" * 65):
+        place(server.spool, f"{name.folder}/{name}"[:-1] + task)
+    good = put(server.spool, make_name(task="grüße"))
+    news(server)
+    assert server.take() == [path_of(good)]
+    assert server.backlog.has_due is False
+
+
+def test_a_name_of_another_priority_is_put_right(server: Server) -> None:
+    name = make_name(priority=3, task="grüße")
+    place(server.spool, f"5/{path_of(name).partition('/')[2]}")
+    other = make_name(priority=3)
+    place(server.spool, f"5/{path_of(other).partition('/')[2]}")
+    news(server)
+    server.take()
+    server.take()
+    assert set(tasks(server.spool)) == {
+        path_of(each.but(priority=5)) for each in (name, other)
+    }
+
+
+# -- dropped files ----------------------------------------------------------------
+
+
+@pytest.fixture
+def adopting(
+    spool: SpoolDir, request: pytest.FixtureRequest
+) -> Iterator[tuple[Server, FakeClock]]:
+    clock = real_clock()
+    clock.advance(0.5)
+    server = Server(spool, clock)
+    yield server, clock
+    server.watch.close()
+
+
+@pytest.mark.parametrize("folder", [".", "5", "0", "77"])
+def test_a_dropped_file_is_adopted_and_taken(
+    adopting: tuple[Server, FakeClock], folder: str
+) -> None:
+    server, _ = adopting
+    place(server.spool, f"{folder}/any name")
+    server.events()
+    if folder == "77":
+        server.backlog.scan()
+    (path,) = server.take()
+    assert list(tasks(server.spool)) == [path]
+
+
+@pytest.mark.parametrize("file", ["123", "0000", "5/20261120T2101", "5/7"])
+def test_a_dropped_file_may_be_called_like_a_folder(
+    adopting: tuple[Server, FakeClock], file: str
+) -> None:
+    server, _ = adopting
+    place(server.spool, file)
+    (path,) = server.take()
+    assert list(tasks(server.spool)) == [path]
+    name = make_name(priority=123)
+    put(server.spool, name)
+    server.backlog.scan()
+    assert path_of(name) in server.take()
+
+
+def test_dropped_files_are_found_by_a_scan(spool: SpoolDir) -> None:
+    clock = real_clock()
+    clock.advance(0.5)
+    place(spool, "x")
+    place(spool, "5/y")
+    server = Server(spool, clock)
+    assert len(server.take()) == 2
+    server.watch.close()
+
+
+def test_a_file_that_is_not_ready_is_looked_at_again(
+    adopting: tuple[Server, FakeClock],
+) -> None:
+    server, clock = adopting
+    with place(server.spool, "5/x", b"task=").open("ab", buffering=0) as writer:
+        assert server.take() == []
+        assert server.backlog.next_look == LOOK_AGAIN
+        clock.advance(LOOK_AGAIN / 2)
+        assert server.take() == []
+        assert server.backlog.next_look == LOOK_AGAIN / 2
+        writer.write(b"t\n")
+    clock.advance(LOOK_AGAIN / 2)
+    server.watch.read = lambda: None  # type: ignore[method-assign] # no help
+    server.events = lambda: None  # type: ignore[method-assign]
+    assert len(server.take()) == 1
+    assert server.backlog.next_look is None
+
+
+def test_a_file_that_is_closed_is_looked_at_at_once(
+    adopting: tuple[Server, FakeClock],
+) -> None:
+    server, _ = adopting
+    with place(server.spool, "5/x", b"task=").open("ab", buffering=0) as writer:
+        assert server.take() == []
+        writer.write(b"t\n")
+    assert len(server.take()) == 1
+    assert server.backlog.next_look is None
+
+
+def test_some_dropped_files_are_adopted_in_one_go(
+    adopting: tuple[Server, FakeClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ADOPT_MAX", 2)
+    server, _ = adopting
+    for number in range(5):
+        place(server.spool, f"5/{number}")
+    assert [len(server.take()) for _ in range(4)] == [2, 2, 1, 0]
+
+
+def test_an_error_while_adopting_is_told_and_tried_again(
+    adopting: tuple[Server, FakeClock],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server, clock = adopting
+    place(server.spool, "5/x\ny")
+    told = ToldOS()
+    told.fail("rename", errno.EACCES)
+    monkeypatch.setattr(root, "os", told)
+    assert server.take() == []
+    assert r"cannot adopt 5/x\x0ay now" in caplog.text
+    clock.advance(LOOK_AGAIN)
+    assert len(server.take()) == 1
+
+
+def test_an_adopted_task_of_a_closing_folder_is_taken(
+    spool: SpoolDir,
+) -> None:
+    clock = real_clock()
+    server = Server(spool, clock)
+    name = put(spool, make_name(clock.now_us()))
+    assert server.take() == [path_of(name)]
+    clock.advance(KEEP_US / 1e6 + 60)
+    assert server.take() == []
+    other = name.but(id="f" * 16)
+    place(spool, f"5/{other}")
+    assert server.take() == [path_of(other)]
+    server.watch.close()
+
+
+def test_due_tasks_of_later_priorities_count(server: Server) -> None:
+    put(server.spool, make_name(NOW_US + MINUTE_US, 0))
+    put(server.spool, make_name(NOW_US, 9))
+    news(server)
+    server.events()
+    assert server.backlog.has_due

@@ -1,0 +1,198 @@
+"""Put tasks: the last step of every producer in Python."""
+
+import enum
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.helpers import NOW_US, FakeClock, ToldOS, tasks
+
+from spooler import putting
+from spooler.errors import ArgumentsError, NotASpoolError, UsageError
+from spooler.putting import (
+    PutOptions,
+    check_durability,
+    check_priority,
+    default_path,
+    put,
+    spool_dir,
+)
+from spooler.spooldir import SpoolDir, root
+from spooler.task import MAX_HEADER, Name, State
+
+
+@pytest.fixture(autouse=True)
+def dirs(monkeypatch: pytest.MonkeyPatch, no_leaks: None) -> Iterator[None]:
+    """Let go of the spools that a test has used."""
+    found: dict[str, SpoolDir] = {}
+    monkeypatch.setattr(putting, "_DIRS", found)
+    yield
+    for each in found.values():
+        each.close()
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr(putting, "CLOCK", clock)
+    return clock
+
+
+def only(spool: SpoolDir) -> tuple[Name, bytes]:
+    """Return the only task that waits."""
+    ((path, data),) = tasks(spool).items()
+    name = Name.parse(path.rpartition("/")[2])
+    assert name is not None
+    return name, data
+
+
+def test_a_task_is_due_now_at_priority_5(spool: SpoolDir) -> None:
+    handle = put("t", b'{"a":1}', PutOptions(spool=spool.path))
+    assert only(spool) == (
+        Name(NOW_US, 5, 0, handle.id, "t"),
+        b'{"task":"t","args":{"a":1}}\n',
+    )
+    assert (handle.task, handle.spool) == ("t", spool.path)
+    assert repr(handle) == f"Handle(id='{handle.id}', task='t', spool='{spool.path}')"
+
+
+def test_every_option_is_obeyed(spool: SpoolDir) -> None:
+    options = PutOptions(
+        at="+90",
+        priority=0,
+        body=b"body",
+        spool=spool.path,
+        durability="fast",
+        id="8c1f42d09ab3e617",
+        traceparent="00-x",
+    )
+    put("t", b"{}", options)
+    assert only(spool) == (
+        Name(NOW_US + 90_000_000, 0, 0, "8c1f42d09ab3e617", "t"),
+        b'{"task":"t","args":{},"traceparent":"00-x"}\nbody',
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "due_us"),
+    [
+        (0, 0),
+        (NOW_US / 1e6, NOW_US),
+        ("2026-11-20T21:01:00Z", NOW_US),
+        (datetime(2026, 11, 20, 21, 1, tzinfo=UTC), NOW_US),
+        (timedelta(minutes=5), NOW_US + 300_000_000),
+        ("+5m", NOW_US + 300_000_000),
+        (-1, 0),
+    ],
+)
+def test_at_is_any_moment(spool: SpoolDir, at: putting.At, due_us: int) -> None:
+    put("t", b"{}", PutOptions(at=at, spool=spool.path))
+    assert only(spool)[0].due_us == due_us
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["tomorrow", "", float("nan"), float("inf"), 1e11, datetime(2026, 1, 1), [], True],
+)
+def test_what_is_no_moment_is_refused(spool: SpoolDir, at: Any) -> None:
+    with pytest.raises(UsageError, match="at=.* cannot be"):
+        put("t", b"{}", PutOptions(at=at, spool=spool.path))
+    assert tasks(spool) == {}
+
+
+@pytest.mark.parametrize("value", ["", "8c1f", "8C1F42D09AB3E617", "../../etc/passwd"])
+def test_what_is_no_id_is_refused(spool: SpoolDir, value: str) -> None:
+    with pytest.raises(UsageError, match="id=.* cannot be: it takes 16 hex digits"):
+        put("t", b"{}", PutOptions(id=value, spool=spool.path))
+
+
+def test_arguments_that_are_too_large_are_refused(spool: SpoolDir) -> None:
+    args = b'{"a":"' + b"x" * MAX_HEADER + b'"}'
+    with pytest.raises(UsageError, match="body"):
+        put("t", args, PutOptions(spool=spool.path))
+
+
+@pytest.mark.parametrize("value", [0, 5, 999_999, None])
+def test_a_priority_is_a_whole_number_or_none(value: int | None) -> None:
+    assert check_priority(value) == value
+
+
+def test_a_priority_may_be_an_enum() -> None:
+    class Level(enum.IntEnum):
+        URGENT = 1
+
+    assert check_priority(Level.URGENT) == 1
+
+
+@pytest.mark.parametrize("value", [-1, 1_000_000, True, "5", 5.0, float("nan")])
+def test_what_is_no_priority_is_refused(value: object) -> None:
+    with pytest.raises(UsageError, match="priority=.* cannot be: it takes a whole num"):
+        check_priority(value)
+
+
+def test_a_durability_is_safe_or_fast() -> None:
+    assert check_durability("safe") == "safe"
+    assert check_durability("fast") == "fast"
+    with pytest.raises(UsageError, match="durability='slow' cannot be"):
+        check_durability("slow")
+
+
+@pytest.mark.parametrize(("durability", "syncs"), [("fast", 0), ("safe", 3), (None, 3)])
+def test_safe_is_the_default(
+    spool: SpoolDir,
+    durability: putting.Durability | None,
+    syncs: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told = ToldOS()
+    spool_dir(spool.path).open()
+    monkeypatch.setattr(root, "os", told)
+    put("t", b"{}", PutOptions(spool=spool.path, durability=durability))
+    assert len(told.syncs(spool.path)) == syncs
+
+
+def test_the_spool_is_the_environment_s_or_the_one_in_this_directory(
+    spool: SpoolDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in ("", None):
+        if value is None:
+            monkeypatch.delenv("SPOOL_DIR", raising=False)
+        else:
+            monkeypatch.setenv("SPOOL_DIR", value)
+        assert default_path() == f"{tmp_path}/spool"
+    monkeypatch.setenv("SPOOL_DIR", "else/where")
+    assert default_path() == f"{tmp_path}/else/where"
+    monkeypatch.setenv("SPOOL_DIR", "spool")
+    assert put("t", b"{}", PutOptions()).spool == spool.path
+
+
+def test_a_missing_spool_is_an_error_and_closes_the_body(tmp_path: Path) -> None:
+    (tmp_path / "body").write_bytes(b"x")
+    options = PutOptions(spool=str(tmp_path / "none"), body=str(tmp_path / "body"))
+    with pytest.raises(NotASpoolError):
+        put("t", b"{}", options)
+
+
+def test_a_missing_body_is_an_error(spool: SpoolDir) -> None:
+    with pytest.raises(FileNotFoundError):
+        put("t", b"{}", PutOptions(spool=spool.path, body=f"{spool.path}/none"))
+    assert tasks(spool) == {}
+
+
+def test_one_spool_is_opened_once(spool: SpoolDir) -> None:
+    assert spool_dir(spool.path) is spool_dir(spool.path)
+
+
+def test_a_handle_tells_where_its_task_stands(spool: SpoolDir) -> None:
+    handle = put("t", b"{}", PutOptions(spool=spool.path))
+    assert handle.state() is State.WAITING
+    (path,) = tasks(spool)
+    Path(spool.path, path).unlink()
+    assert handle.state() is None
+
+
+def test_errors_of_arguments_are_errors_of_usage() -> None:
+    assert issubclass(ArgumentsError, UsageError)
