@@ -90,6 +90,8 @@ class Arguments:
         self._parameters = signature.parameters
         both = inspect.Parameter.POSITIONAL_OR_KEYWORD
         self._positions = [n for n, p in self._parameters.items() if p.kind <= both]
+        place = inspect.Parameter.POSITIONAL_ONLY
+        self._first = [p for p in self._parameters.values() if p.kind is place]
         text = str(signature.replace(return_annotation=REQUIRED))
         self.signature = " ".join(re.sub(r": '([^']*)'", r": \1", text).split())
         self._body, self._wants_dict = BodyKind.NONE, False
@@ -164,10 +166,10 @@ class Arguments:
         """
         if self.wants_dict:
             return function(kwargs)
+        if not self._first:
+            return function(**kwargs)
         rest = dict(kwargs)
-        place = inspect.Parameter.POSITIONAL_ONLY
-        first = [p for p in self._parameters.values() if p.kind is place]
-        return function(*[rest.pop(p.name, p.default) for p in first], **rest)
+        return function(*[rest.pop(p.name, p.default) for p in self._first], **rest)
 
     def _ready(self) -> None:
         if not self._decoders:

@@ -174,6 +174,8 @@ class Backlog:
 
     def _on_name(self, folder: _Folder, file: str, whole: bool) -> None:
         if not folder.is_native(file):
+            if _UNNAMED.fullmatch(file):
+                return
             self._candidates[folder.path, file] = whole
         elif file in folder.in_flight:
             folder.returned.add(file)
@@ -423,6 +425,10 @@ class Backlog:
 _OURS: Final = frozenset(
     {"running", "failed", "corrupt", "done", "logs", "tmp", "timers", "workers"}
 )
+
+
+_UNNAMED: Final = re.compile("#[0-9]+")
+"""What the kernel calls a file without a name when its producer closes it."""
 
 
 def _native(priority: int) -> re.Pattern[str]:

@@ -205,7 +205,7 @@ class Daemon:
             len(names),
             escape(", ".join(names)) or "-",
         )
-        for spool in self._spools:
+        for spool in self._spools if log.isEnabledFor(logging.INFO) else ():
             counts = count(spool.dir)
             log.info(
                 "serve spool=%s filesystem=%s wakeup=%s workers=%d timers=%d"

@@ -143,11 +143,11 @@ class Worker:
     def work(self) -> None:
         """Run tasks until drained, recycled or left alone."""
         while self._goes_on():
-            if not self._queue:
+            if self._queue:
+                self._receive(0)
+            else:
                 self._report()
-                self._wait()
-            elif self._poll.poll(0):
-                self._receive()
+                self._receive(self._patience())
             if self._refused:
                 self._settle_refused()
             if self._queue and not self._draining:
@@ -157,8 +157,7 @@ class Worker:
                     self._report()
         self._report()
         while self._refused and self._channel.open:
-            self._poll.poll(int(SETTLE_AGAIN * 1000))
-            self._receive()
+            self._receive(SETTLE_AGAIN)
             self._settle_refused()
         self._report()
         if not self._refused:
@@ -169,28 +168,28 @@ class Worker:
         recycled = limit > 0 and self._runs >= limit
         return self._channel.open and not self._draining and not recycled
 
-    def _wait(self) -> None:
+    def _patience(self) -> float | None:
+        """Return the seconds for which there is nothing to do; None for ever."""
         due = self._claims.sync_due()
         if due == 0:
             self._sync()
             due = None
         if self._refused:
             due = max(0.0, self._settle_at - CLOCK.monotonic())
-        self._poll.poll(None if due is None else due * 1000)
-        self._receive()
+        return due
 
-    def _receive(self) -> None:
-        ready = {fd for fd, _ in self._poll.poll(0)}
-        if self._woken in ready:  # by a signal, maybe one that a task handles
-            os.read(self._woken, 4096)
-        if self._channel.fileno() not in ready:
-            return
-        for line in self._channel.receive():
-            if line == "!drain":
-                self._draining = True
-            else:
-                priority, _, rest = line.partition("/")
-                heapq.heappush(self._queue, (int(priority), rest, line))
+    def _receive(self, patience: float | None) -> None:
+        """Take what the supervisor says; wait so many seconds for it."""
+        for fd, _ in self._poll.poll(None if patience is None else patience * 1000):
+            if fd == self._woken:  # by a signal, maybe one that a task handles
+                os.read(self._woken, 4096)
+                continue
+            for line in self._channel.receive():
+                if line == "!drain":
+                    self._draining = True
+                else:
+                    priority, _, rest = line.partition("/")
+                    heapq.heappush(self._queue, (int(priority), rest, line))
 
     def _report(self) -> None:
         self._reported = CLOCK.monotonic()

@@ -1,4 +1,4 @@
-"""What tests share: a clock, waiting, tasks, and an ``os`` that tells what was called."""
+"""What tests share: a clock, waiting, tasks, an ``os`` that tells what was called."""
 
 import itertools
 import os

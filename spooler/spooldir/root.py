@@ -87,8 +87,10 @@ class SpoolDir:
             if self._fd < 0:
                 self._fd = fd
             else:  # other threads may be using the number: keep it
-                os.dup2(fd, self._fd, inheritable=False)
-                os.close(fd)
+                try:
+                    os.dup2(fd, self._fd, inheritable=False)
+                finally:
+                    os.close(fd)
             self._synced.clear()
 
     def close(self) -> None:

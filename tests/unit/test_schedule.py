@@ -6,7 +6,6 @@ from math import inf, nan
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from spooler.slots import next_slot_us
 from spooler.errors import UsageError
 from spooler.schedule import (
     MAX_INTERVAL,
@@ -16,6 +15,7 @@ from spooler.schedule import (
     from_uwsgi,
     interval,
 )
+from spooler.slots import next_slot_us
 
 JANUARY_2024 = 1_704_067_200_000_000
 DAY_US = 86_400_000_000

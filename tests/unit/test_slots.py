@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from spooler.slots import check, latest_slot_us, next_slot_us
 from spooler.errors import UsageError
 from spooler.schedule import MAX_INTERVAL, MIN_INTERVAL, CronLine, Interval, Schedule
+from spooler.slots import check, latest_slot_us, next_slot_us
 from spooler.task import MAX_DUE_US
 
 PARIS = ZoneInfo("Europe/Paris")

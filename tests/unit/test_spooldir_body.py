@@ -74,5 +74,5 @@ def test_a_text_file_is_refused() -> None:
 
 @pytest.mark.parametrize("given", [1, ["a"], {"a": 1}])
 def test_anything_else_is_refused(given: object) -> None:
-    with pytest.raises(UsageError, match="body is of type .*: give bytes, a path or"):
+    with pytest.raises(UsageError, match=r"body is of type .*: give bytes, a path or"):
         whole(given)  # type: ignore[arg-type] # that is the mistake

@@ -53,7 +53,7 @@ def use(spool: SpoolDir, way: str) -> None:
 
 
 def test_open_refuses_a_directory_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(NotASpoolError, match="there is no such directory.*spool init"):
+    with pytest.raises(NotASpoolError, match=r"there is no such directory.*spool init"):
         SpoolDir(tmp_path / "none").open()
 
 
@@ -86,7 +86,9 @@ def test_open_refuses_a_marker_that_it_does_not_know(
     spool: SpoolDir, text: str
 ) -> None:
     Path(spool.path, ".spool").write_text(text)
-    with pytest.raises(NotASpoolError, match="newer spooler, or its file .spool is da"):
+    with pytest.raises(
+        NotASpoolError, match=r"newer spooler, or its file .spool is da"
+    ):
         SpoolDir(spool.path).open()
 
 
@@ -448,7 +450,7 @@ def test_a_failed_last_sync_is_uncertain(
 def test_a_failed_close_of_a_task_in_place_is_uncertain(
     spool: SpoolDir, told: ToldOS
 ) -> None:
-    class Closed(OSError):
+    class CloseError(OSError):
         pass
 
     name = make_name()
@@ -456,7 +458,7 @@ def test_a_failed_close_of_a_task_in_place_is_uncertain(
 
     def close(fd: int) -> None:
         real(fd)
-        raise Closed(errno.EIO, "close")
+        raise CloseError(errno.EIO, "close")
 
     told.close = close  # type: ignore[attr-defined] # in place of the function
     with pytest.raises(SpoolUncertain):

@@ -130,8 +130,10 @@ def test_a_task_may_not_have_such_a_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "right"),
-    [("0", True), ("999999", True), ("10", True), ("1000000", False), ("01", False)]
-    + [("", False), ("-1", False), ("٣", False), ("5 ", False), ("5\n", False)],
+    [
+        *((text, True) for text in ("0", "999999", "10")),
+        *((text, False) for text in ("1000000", "01", "", "-1", "٣", "5 ", "5\n")),
+    ],
 )
 def test_a_priority_is_a_whole_number(text: str, right: bool) -> None:
     assert is_priority(text) is right
@@ -139,8 +141,13 @@ def test_a_priority_is_a_whole_number(text: str, right: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "right"),
-    [("8c1f42d09ab3e617", True), ("8C1f42d09ab3e617", False), ("8c1f", False)]
-    + [("8c1f42d09ab3e6170", False), ("8c1f42d09ab3e61\n", False)],
+    [
+        ("8c1f42d09ab3e617", True),
+        ("8C1f42d09ab3e617", False),
+        ("8c1f", False),
+        ("8c1f42d09ab3e6170", False),
+        ("8c1f42d09ab3e61\n", False),
+    ],
 )
 def test_an_id_is_16_hex_digits(text: str, right: bool) -> None:
     assert is_id(text) is right
@@ -153,16 +160,27 @@ def test_a_moment_lies_in_its_minute(due_us: int) -> None:
     assert start_us <= due_us < start_us + MINUTE_US
 
 
-@given(st.datetimes(datetime(1970, 1, 1), datetime(2286, 11, 20)))
-def test_a_minute_is_its_utc_time(moment: datetime) -> None:
-    due_us = int(moment.replace(tzinfo=UTC).timestamp()) * 1_000_000
+@given(st.integers(0, MAX_DUE_US // 1_000_000))
+def test_a_minute_is_its_utc_time(second: int) -> None:
+    moment = datetime.fromtimestamp(second, UTC)
+    due_us = second * 1_000_000
     assert minute_of(due_us) == moment.strftime("%Y%m%dT%H%M")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "20261120", "20261120T210", "20261120T21011", "20261120t2101", "x"]
-    + ["20261320T2101", "20260230T2101", "20261120T2460", "00000101T0000"],
+    [
+        "x",
+        "20261120",
+        "20261120T210",
+        "20261120T21011",
+        "20261120t2101",
+        "20261320T2101",
+        "20260230T2101",
+        "20261120T2460",
+        "00000101T0000",
+        "٢٠٢٦١١٢٠T2101",
+    ],
 )
 def test_what_is_no_minute_begins_never(text: str) -> None:
     assert minute_start_us(text) is None
@@ -181,7 +199,7 @@ def test_iso_shows_milliseconds() -> None:
 def test_the_moves_are_those_of_the_specification() -> None:
     section = FORMAT.read_text().partition("\n## 3. Moves\n")[2]
     table = section.partition("| move |")[2].partition("\n\n")[0]
-    states = {"–": [None], "gone": [None], "dropped": [None]}
+    states = {"\u2013": [None], "gone": [None], "dropped": [None]}
     found = set()
     for row in re.findall(r"^\| (\w+) \| (.+?) → (.+?) \|", table, re.MULTILINE):
         move, sources, targets = row

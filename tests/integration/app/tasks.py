@@ -232,7 +232,7 @@ def close_standard_files() -> None:
             os.close(fd)
 
 
-LEAKED = []
+LEAKED: list[int] = []
 
 
 @spool
