@@ -74,6 +74,20 @@ def test_a_second_signal_stops_at_once(box: Box) -> None:
     wait_until(lambda: not is_alive(child))
 
 
+def test_a_signal_that_comes_twice_at_once_is_one(box: Box) -> None:
+    daemon = box.start()
+    box.put("gate")
+    box.number("pid")
+    os.kill(daemon.pid, signal.SIGSTOP)  # so that it sees both together
+    daemon.send(signal.SIGTERM)
+    daemon.send(signal.SIGINT)
+    os.kill(daemon.pid, signal.SIGCONT)
+    daemon.wait_for("drain")
+    box.open()
+    assert daemon.wait() == 0
+    assert box.lines() == ["passed"]
+
+
 def test_a_signal_while_the_modules_are_imported_stops(box: Box) -> None:
     box.module("from tasks import OUT, wait_for\n(OUT / 'in').touch()\nwait_for('x')\n")
     daemon = box.launch(box.command(imports="mine"))
