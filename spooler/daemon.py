@@ -309,9 +309,9 @@ class Daemon:
             if number == signal.SIGHUP:
                 self._reload()
             elif self._stop_at is None:
-                log.info("drain: signal %d", number)
                 self._drained_at = CLOCK.monotonic()
                 self._stop()
+                log.info("drain: signal %d", number)
             elif CLOCK.monotonic() - self._drained_at > SAME_SIGNAL:
                 log.warning("stop now: signal %d again", number)
                 self._stop_at = CLOCK.monotonic()

@@ -16,13 +16,13 @@ import msgspec
 from .. import __version__
 from ..clock import CLOCK
 from ..codec import parse_at
-from ..decorators import Spooler
 from ..errors import EXIT_FAILED, NotFoundError, SpoolerError, UsageError
+from ..putting import PutOptions, put as put_task
 from ..spooldir import SpoolDir, repair
 from ..spooldir.body import Body
 from ..spooldir.repair import Found
 from ..spooldir.root import MARKER
-from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, State, iso
+from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, State, check_task_name, iso
 from . import output
 from .facts import everything, row, state_of
 from .group import Call, Commands, dir_and_json
@@ -181,16 +181,15 @@ def put(
         due_us = now_us if at is None else parse_at(at, now_us)
     except ValueError as problem:
         raise UsageError(str(problem)) from None
-    args = _arguments(arguments)
-    spooler = Spooler(call.path, durability="fast" if fast else "safe")
-    handle = spooler.put(
-        task,
-        args,
+    options = PutOptions(
         at=_EPOCH + timedelta(microseconds=due_us),
         priority=priority,
         body=None if body is None else _open_body(body),
+        spool=call.path,
+        durability="fast" if fast else "safe",
         id=task_id,
     )
+    handle = put_task(check_task_name(task), _arguments(arguments), options)
     if call.json:
         due = {"priority": priority, "due": iso(due_us)}
         facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
@@ -199,13 +198,14 @@ def put(
         output.say([handle.id])
 
 
-def _arguments(given: Sequence[str]) -> dict[str, object]:
-    args: dict[str, object] = {}
+def _arguments(given: Sequence[str]) -> bytes:
+    """Return the arguments as a JSON object."""
+    args: dict[str, str | msgspec.Raw] = {}
     for each in given:
         key, equals, text = each.partition("=")
         if not equals or key in ("", ":"):
             raise UsageError(f"{each!a}: an argument is NAME=TEXT or NAME:=JSON")
-        value: object = text
+        value: str | msgspec.Raw = text
         if key.endswith(":"):
             key = key[:-1]
             value = _raw_json(each, text)
@@ -214,7 +214,10 @@ def _arguments(given: Sequence[str]) -> dict[str, object]:
         if key in args:
             raise UsageError(f"the argument {key!a} is given twice")
         args[key] = value
-    return args
+    try:
+        return msgspec.json.encode(args)
+    except UnicodeEncodeError:
+        raise UsageError("the arguments are not UTF-8: give them as the body") from None
 
 
 def _raw_json(argument: str, text: str) -> msgspec.Raw:
