@@ -22,7 +22,9 @@ import pytest
 from spooler import Handle, Spooler
 from spooler.spooldir import SpoolDir
 
-FACTOR = float(os.environ.get("SPOOLER_TEST_FACTOR", "1"))
+from .. import helpers
+from ..helpers import FACTOR
+
 LIMIT = 15.0
 """Seconds that a fact may take on a busy machine; none takes a tenth of it else."""
 
@@ -32,11 +34,8 @@ MARK = "SPOOLER_TEST_MARK"
 
 
 def wait_until(fact: Callable[[], object], *, timeout: float = LIMIT) -> None:
-    """Wait for a fact, with a limit."""
-    deadline = monotonic() + timeout * FACTOR
-    while not fact():
-        assert monotonic() < deadline, f"not true after {timeout * FACTOR} s: {fact}"
-        Event().wait(0.01)
+    """Wait for a fact, with a limit that suits processes."""
+    helpers.wait_until(fact, timeout=timeout)
 
 
 def stays(fact: Callable[[], object], *, seconds: float) -> bool:
@@ -102,7 +101,11 @@ class Spoold:
         return self.log.read_text(errors="backslashreplace")
 
     def says(self, text: str) -> bool:
-        """Tell whether it has logged a text."""
+        """Tell whether it has logged a text.
+
+        The banner has the spool's path in it, and that the name of the test: look
+        for more than one word.
+        """
         return text in self.text()
 
     def wait_for(self, text: str) -> None:

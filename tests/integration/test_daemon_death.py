@@ -185,7 +185,7 @@ def test_a_term_to_all_processes_drains(box: Box) -> None:
     wait_until(lambda: len(box.workers()) == 2)
     for pid in box.processes():
         os.kill(pid, signal.SIGTERM)
-    daemon.wait_for("drain")
+    daemon.wait_for("drain: signal")
     box.open()
     assert daemon.wait() == 0
     assert box.lines() == ["passed"]

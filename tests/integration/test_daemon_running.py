@@ -11,7 +11,8 @@ from spooler import Spooler
 from spooler.clock import CLOCK
 from spooler.spooldir import SpoolDir
 
-from .conftest import FACTOR, Box, wait_until
+from ..helpers import FACTOR
+from .conftest import Box, wait_until
 
 
 def now() -> float:

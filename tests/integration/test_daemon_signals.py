@@ -19,7 +19,7 @@ def test_the_daemon_drains(box: Box, number: int) -> None:
     for _ in range(20):
         box.put("note", text="later")
     daemon.send(number)
-    daemon.wait_for("drain")
+    daemon.wait_for("drain: signal")
     box.put("note", text="later")
     box.open()
     assert daemon.wait() == 0
@@ -61,7 +61,7 @@ def test_a_second_signal_stops_at_once(box: Box) -> None:
     box.put("parent")
     child = box.number("child")
     daemon.send(signal.SIGTERM)
-    daemon.wait_for("drain")
+    daemon.wait_for("drain: signal")
 
     def is_stopped() -> bool:  # one in the first 0.2 s counts as the same
         daemon.send(signal.SIGTERM)
@@ -82,7 +82,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(box: Box) -> None:
     daemon.send(signal.SIGTERM)
     daemon.send(signal.SIGINT)
     os.kill(daemon.pid, signal.SIGCONT)
-    daemon.wait_for("drain")
+    daemon.wait_for("drain: signal")
     box.open()
     assert daemon.wait() == 0
     assert box.lines() == ["passed"]
@@ -93,7 +93,9 @@ def test_a_signal_while_the_modules_are_imported_stops(box: Box) -> None:
     daemon = box.launch(box.command(imports="mine"))
     wait_until(lambda: (box.out / "in").exists())
     daemon.send(signal.SIGTERM)
-    wait_until(lambda: daemon.says("drain") or daemon.process.poll() is not None)
+    wait_until(
+        lambda: daemon.says("drain: signal") or daemon.process.poll() is not None
+    )
     box.open("x")
     assert daemon.wait() == 0
     assert box.is_left_clean()
@@ -200,7 +202,7 @@ def test_ctrl_c_in_a_terminal_drains(box: Box) -> None:
     box.put("gate")
     box.number("pid")
     os.killpg(daemon.pid, signal.SIGINT)
-    daemon.wait_for("drain")
+    daemon.wait_for("drain: signal")
     box.open()
     assert daemon.wait() == 0
     assert box.lines() == ["passed"]
