@@ -17,7 +17,7 @@ from ._version import __version__
 from .backlog import Backlog
 from .clock import CLOCK
 from .config import Settings
-from .errors import EXIT_DONE, UsageError
+from .errors import EXIT_DONE, EXIT_FAILED, NotASpoolError, UsageError
 from .forker import Forker, template_start
 from .logs import escape
 from .scheduler import Scheduler
@@ -66,6 +66,8 @@ class _Spool:
     look_at: float = 0.0
     sweep_at: float = 0.0
     pause_until: float = 0.0
+    scanned_at: float = 0.0
+    busy_at: float = 0.0
 
 
 class Daemon:
@@ -154,17 +156,23 @@ class Daemon:
         Raises:
             UsageError: The user's modules cannot be imported.
         """
+        code = EXIT_DONE
         try:
             self._wait_for_template()
             if self._stop_at is None:
                 self._use(self._forker)
                 self._banner()
             while not self._is_over():
-                self._turn()
+                try:
+                    self._turn()
+                except NotASpoolError as error:
+                    log.error("drain: %s", escape(str(error)))
+                    code = EXIT_FAILED
+                    self._stop()
         finally:
             self._close()
         log.info("stopped")
-        return EXIT_DONE
+        return code
 
     def _wait_for_template(self) -> None:
         while self._forker.known is None and self._stop_at is None:
@@ -176,6 +184,12 @@ class Daemon:
 
     def _use(self, forker: Forker) -> None:
         known = forker.known or []
+        served = {os.path.realpath(spool.dir.path) for spool in self._spools}
+        for each in known:
+            own = each.spool if each.interval or each.cron else None
+            if own is not None and os.path.realpath(own) not in served:
+                text = "timer %s is for %s, which is not served here"
+                log.warning(text, escape(each.name), escape(own))
         for index, spool in enumerate(self._spools):
             spool.supervisor.use(forker)
             spool.scheduler.use([k for k in known if _belongs(k, spool.dir, index)])
@@ -252,6 +266,8 @@ class Daemon:
             return
         if now >= spool.look_at:
             spool.look_at = now + LOOK_FOR_DEAD
+            if not spool.dir.is_in_place():
+                raise NotASpoolError(spool.dir.path, "was removed or replaced")
             spool.supervisor.recover_strangers()
         if now >= spool.sweep_at:
             spool.sweep_at = now + SWEEP_EVERY
@@ -262,6 +278,7 @@ class Daemon:
                 frequency = min(frequency, BLIND_SCAN)
             spool.scan_at = now + frequency
             spool.backlog.scan()
+            spool.scanned_at = CLOCK.monotonic()
         spool.scheduler.put_due()
         spool.backlog.adopt_some()
         spool.supervisor.spawn(self._forker)
@@ -294,13 +311,13 @@ class Daemon:
 
     def _is_done(self, spool: _Spool) -> bool:
         backlog = spool.backlog
-        return not (
-            backlog.stale
-            or spool.scan_at == 0.0
-            or spool.supervisor.busy
-            or backlog.next_look is not None
-            or backlog.has_due
-        )
+        is_waiting = backlog.has_due or backlog.next_look is not None
+        if spool.supervisor.busy or is_waiting:
+            spool.busy_at = CLOCK.monotonic()
+            return False
+        if backlog.is_blind and spool.scanned_at <= spool.busy_at:
+            backlog.stale = True  # nobody told what the last task has put
+        return spool.scanned_at > 0 and not backlog.stale
 
     # -- signals ----------------------------------------------------------------
 

@@ -298,6 +298,12 @@ class Spooler:
         schedule: Schedule | None = None,
         overlap: bool = False,
     ) -> "Task[P, R]":
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
+            function
+        ):
+            raise UsageError(
+                f"{function!r:.80} is a generator: calling it runs nothing"
+            )
         given = dict(options)
         name = given.pop("name", None) or getattr(function, "__name__", "")
         check_task_name(name)

@@ -6,10 +6,12 @@ See ``template`` for the protocol.
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -132,6 +134,9 @@ class Forker:
         children = [*self._asked, *self._children.values()]
         self._asked, self._children = [], {}
         for child in children:
+            if child.pid is not None:  # what its task has started lives on
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(child.pid, signal.SIGKILL)
             child.on_exit(-9)
 
     def close(self) -> None:

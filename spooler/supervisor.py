@@ -31,6 +31,13 @@ WINDOW_MAX: Final = 256
 STALLED: Final = 0.020
 """Seconds after which what a worker has not begun goes to an idle one."""
 
+STOPPED: Final = 1.0
+"""Seconds after which the only name that a worker was handed goes to an idle one too:
+it may not have begun it, and then somebody has stopped it."""
+
+RECOVER_AGAIN: Final = 1.0
+"""Seconds until a recovery that the file system refused is tried again."""
+
 RESPAWN_MAX: Final = 5.0
 """Longest pause between two starts of workers that die at once."""
 
@@ -90,6 +97,11 @@ class _Worker:
         self.stalled = False
 
     @property
+    def late_at(self) -> float:
+        """When others may have what it was handed."""
+        return self.heard + (STALLED if len(self.in_flight) > 1 else STOPPED)
+
+    @property
     def room(self) -> int:
         """How many more names it may be handed."""
         if self.draining or self.stalled:
@@ -132,6 +144,7 @@ class Supervisor:
         self._draining = False
         self._spawn_at = 0.0
         self._spawn_pause = 0.0
+        self._recover_at = 0.0
 
     # -- workers ----------------------------------------------------------------
 
@@ -235,6 +248,8 @@ class Supervisor:
 
     def recover_dead(self) -> None:
         """Give back what workers of this supervisor held that have died."""
+        if self._clock.monotonic() < self._recover_at:
+            return
         for name, outcome in list(self._dead.items()):
             if self._recover(name, outcome):
                 del self._dead[name]
@@ -254,6 +269,7 @@ class Supervisor:
             )
         except OSError as error:
             log.warning("cannot recover %s now: %s", escape(name), error)
+            self._recover_at = self._clock.monotonic() + RECOVER_AGAIN
             return False
         if recovered is None:
             return False
@@ -318,11 +334,9 @@ class Supervisor:
         idle = [worker for worker in hungry if not worker.in_flight]
         if not idle:
             return
-        late = self._clock.monotonic() - STALLED
+        now = self._clock.monotonic()
         for worker in self._workers.values():
-            if len(worker.in_flight) > 1 and worker.heard < late:
-                if worker.stalled:
-                    continue
+            if worker.in_flight and not worker.stalled and worker.late_at <= now:
                 worker.stalled = True
                 paths = list(worker.in_flight)
                 for index, other in enumerate(idle):
@@ -352,14 +366,14 @@ class Supervisor:
             for t in w.limits.values()
         ]
         if self._dead:
-            moments.append(now + 0.05)
+            moments.append(max(now + 0.05, self._recover_at))
         if len(self._workers) < self._settings.workers and not self._draining:
             moments.append(self._spawn_at)
         if any(not w.in_flight and w.room for w in self._workers.values()):
             moments += [
-                w.heard + STALLED
+                w.late_at
                 for w in self._workers.values()
-                if len(w.in_flight) > 1 and not w.stalled
+                if w.in_flight and not w.stalled
             ]
         return max(0.0, min(moments) - now) if moments else None
 

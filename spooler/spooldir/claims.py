@@ -203,7 +203,8 @@ class Claims:
         if self.sync_due() is not None:
             self.sync()
         try:
-            os.rmdir(self._folder, dir_fd=self.spool.fd)
+            with suppress(FileNotFoundError):  # somebody has removed the spool
+                os.rmdir(self._folder, dir_fd=self.spool.fd)
         finally:
             os.close(self._fd)
 

@@ -100,6 +100,18 @@ class SpoolDir:
         if fd >= 0:
             os.close(fd)
 
+    def is_in_place(self) -> bool:
+        """Tell whether the open directory is still the one at its path.
+
+        Raises:
+            OSError: From the file system.
+        """
+        try:
+            there = os.stat(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return os.path.samestat(there, os.fstat(self.fd))
+
     def create(self) -> None:
         """Make the directory, if it is missing, and the spool in it.
 

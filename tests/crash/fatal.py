@@ -92,12 +92,12 @@ class FatalOS:
 def patched(fatal: FatalOS) -> Iterator[None]:
     """Have all of spooldir use this ``os``."""
     for module in MODULES:
-        module.os = fatal  # type: ignore[assignment] # that is the point
+        vars(module)["os"] = fatal
     try:
         yield
     finally:
         for module in MODULES:
-            module.os = os
+            vars(module)["os"] = os
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,7 +506,7 @@ def die(begin: Callable[[], Callable[[], object]], fatal: int, how: str) -> None
             act = begin()
             with patched(FatalOS(fatal, how)):
                 act()
-        except BaseException:
+        except BaseException:  # noqa: BLE001 (nothing may leave this process)
             traceback.print_exc()
         finally:
             os._exit(1)

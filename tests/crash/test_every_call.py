@@ -11,7 +11,7 @@ from tests.helpers import NOW_US, TASK, tasks
 
 from .fatal import CASES, Case, FatalOS, count_calls, die, kill_at, patched
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 
 @pytest.mark.parametrize("how", ["before", "after"])

@@ -8,7 +8,7 @@ import pytest
 
 from .fatal import CASES, Case, count_calls, fail_at
 
-pytestmark = pytest.mark.crash
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 

@@ -1,11 +1,14 @@
 """Workers, the template and the daemon die at the wrong moment."""
 
 import os
+import shutil
 import signal
 
 import pytest
 
-from .conftest import Box, is_alive, wait_until
+from spooler.spooldir import SpoolDir
+
+from .conftest import Box, is_alive, stays, wait_until
 
 GONE = 2.0
 """Seconds in which what belongs to a dead daemon must be gone."""
@@ -215,9 +218,28 @@ def test_an_idle_worker_that_is_stopped_loses_nothing(box: Box) -> None:
     os.kill(stopped, signal.SIGSTOP)
     for number in range(50):
         box.put("note", text=str(number))
-    wait_until(lambda: len(box.lines()) >= 40)
+    box.wait_lines(*map(str, range(50)))  # the other one runs them all
     os.kill(stopped, signal.SIGCONT)
-    box.wait_lines(*map(str, range(50)))
+    assert stays(lambda: len(box.lines()) == 50, seconds=0.1)
+
+
+def test_a_spool_that_is_replaced_ends_its_daemon_with_a_reason(box: Box) -> None:
+    daemon = box.start()
+    box.worker()
+    box.spool.rename(box.out / "old")
+    SpoolDir(box.spool).create()
+    assert daemon.wait() == 1
+    assert daemon.says("was removed or replaced")
+    assert "Traceback" not in daemon.text()
+
+
+def test_a_spool_that_is_removed_ends_its_daemon_with_a_reason(box: Box) -> None:
+    daemon = box.start()
+    box.worker()
+    shutil.rmtree(box.spool)
+    assert daemon.wait() == 1
+    assert daemon.says("was removed or replaced")
+    assert "Traceback" not in daemon.text()
 
 
 def test_a_stopped_daemon_catches_up(box: Box) -> None:

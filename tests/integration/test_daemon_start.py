@@ -138,6 +138,7 @@ BAD = {
     "from spooler import timer\n@timer(0)\ndef f(): 1": "interval",
     "from spooler import timer\n@timer(1)\ndef f(x): 1": "'x'",
     "from spooler import spool\n@spool\ndef f(*a): 1": "f",
+    "from spooler import spool\n@spool\ndef f(): yield 1": "is a generator",
     "from spooler import spool\n@spool(retrys=1)\ndef f(): 1": "retrys",
     "from spooler import spool\n@spool\ndef f(): 1\n"
     "@spool(name='f')\ndef g(): 1": "two functions want to be task 'f'",

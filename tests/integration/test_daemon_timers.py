@@ -97,3 +97,14 @@ def test_a_timer_gone_from_the_code_is_put_no_more(box: Box) -> None:
     daemon.wait_for("reload: done")
     assert daemon.end() == 0
     assert daemon.text().rpartition("reload: done")[2].count(" put ") == 0
+
+
+def test_a_timer_of_a_spool_that_is_not_served_is_reported(box: Box) -> None:
+    box.module(
+        "from spooler import Spooler\n"
+        "@Spooler('elsewhere').timer(1)\n"
+        "def tick(): pass\n"
+    )
+    daemon = box.start(imports="mine")
+    assert daemon.says("timer tick is for")
+    assert daemon.end() == 0

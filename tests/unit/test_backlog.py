@@ -92,6 +92,23 @@ def blind(
     server.watch.close()
 
 
+def is_due(server: Server) -> bool:
+    return server.backlog.has_due
+
+
+def reads(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what directories are read from now on."""
+    read: list[str] = []
+    real = server.spool.names
+
+    def names(folder: str) -> list[str]:
+        read.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(server.spool, "names", names)
+    return read
+
+
 def news(server: Server) -> None:
     """Make sure that the server learns of what was put just now."""
     if server.backlog.is_blind:
@@ -146,9 +163,9 @@ def test_a_task_for_later_waits_until_it_is_due(
     news(server)
     assert server.take() == []
     assert server.backlog.next_due_us == soon.due_us
-    assert not server.backlog.has_due
+    assert not is_due(server)
     clock.advance(0.5)
-    assert server.backlog.has_due
+    assert is_due(server)
     assert server.take() == [path_of(soon)]
     assert server.backlog.next_due_us == NOW_US + MINUTE_US
     clock.advance(59.5)
@@ -163,11 +180,7 @@ def test_folders_of_later_minutes_are_not_read(
 ) -> None:
     put(server.spool, make_name(NOW_US + MINUTE_US))
     news(server)
-    read: list[str] = []
-    real = server.spool.names
-    monkeypatch.setattr(
-        server.spool, "names", lambda folder: (read.append(folder), real(folder))[1]
-    )
+    read = reads(server, monkeypatch)
     assert server.take() == []
     assert [folder for folder in read if "/" in folder] == []
 
@@ -176,11 +189,7 @@ def test_a_folder_is_read_once_while_it_is_worked_off(
     watching: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [put(watching.spool, make_name(NOW_US - 9 + k)) for k in range(5)]
-    read: list[str] = []
-    real = watching.spool.names
-    monkeypatch.setattr(
-        watching.spool, "names", lambda folder: (read.append(folder), real(folder))[1]
-    )
+    read = reads(watching, monkeypatch)
     for name in names:
         assert watching.take(1) == [path_of(name)]
     assert watching.take() == []
@@ -649,6 +658,29 @@ def test_an_adopted_task_of_a_closing_folder_is_taken(
     place(spool, f"5/{other}")
     assert server.take() == [path_of(other)]
     server.watch.close()
+
+
+def test_events_of_files_without_a_name_are_no_news(
+    adopting: tuple[Server, FakeClock],
+) -> None:
+    server, clock = adopting
+    name = put(server.spool, make_name(clock.now_us()))
+    assert server.take() == [path_of(name)]
+    place(server.spool, f"{name.folder}/#12345")
+    assert server.take() == []
+    assert server.backlog.next_look is None
+
+
+def test_an_adopted_task_of_a_minute_that_was_not_read_yet_is_taken(
+    adopting: tuple[Server, FakeClock],
+) -> None:
+    server, clock = adopting
+    later = put(server.spool, make_name(clock.now_us() + 10 * MINUTE_US))
+    server.events()
+    place(server.spool, f"5/{later.but(id='f' * 16)}")
+    assert server.take() == []
+    clock.advance(601)
+    assert len(server.take()) == 2
 
 
 def test_due_tasks_of_later_priorities_count(server: Server) -> None:

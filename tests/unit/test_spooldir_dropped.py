@@ -455,7 +455,7 @@ def test_where_leases_do_not_work_a_file_is_taken_when_finished_or_at_rest(
     def refuse(*args: object) -> int:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(module.fcntl, "fcntl", refuse)
+    monkeypatch.setattr("fcntl.fcntl", refuse)
     file = place(spool, "5/x")
     clock.set(file.stat().st_ctime_ns // 1000 + 500_000)
     result = dropped.adopt("5", "x", finished=finished)

@@ -29,6 +29,7 @@ from spooler.spooldir.recovery import (
     WHY_MAX_AGE,
     ProcessLock,
     Recovered,
+    is_alive,
     process_name,
     processes,
     recover,
@@ -97,6 +98,16 @@ def test_a_lock_is_held_by_one(spool: SpoolDir, held: ProcessLock) -> None:
     held.release()
     assert other.acquire()
     other.release()
+
+
+def test_a_process_is_alive_while_it_holds_its_lock(
+    spool: SpoolDir, held: ProcessLock
+) -> None:
+    assert is_alive(spool, "w1")
+    held.release()
+    assert not is_alive(spool, "w1")
+    assert not is_alive(spool, "none")
+    assert ProcessLock(spool, "w1").acquire()
 
 
 def test_a_lock_file_is_its_owners_alone(spool: SpoolDir, held: ProcessLock) -> None:

@@ -152,6 +152,109 @@ def test_read_shows_a_file_whoever_owns_it(spool: SpoolDir) -> None:
         repair.read(spool, Found(State.CORRUPT, "corrupt/x", None))
 
 
+# -- looking ----------------------------------------------------------------------
+
+
+def test_many_are_found_at_once_by_id_name_or_path(spool: SpoolDir) -> None:
+    names = [make_name(id=f"{c}" * 16) for c in "abc"]
+    paths = [failed(spool, name) for name in names]
+    ids = ["aa", str(names[1]), paths[2], "d", ""]
+    found = repair.find_all(spool, ids)
+    assert [each.path for each in found if isinstance(each, Found)] == paths
+    assert [type(each) for each in found[3:]] == [NotFoundError, NotFoundError]
+
+
+def test_two_files_with_one_id_are_told_by_their_paths(spool: SpoolDir) -> None:
+    paths = [failed(spool, make_name(NOW_US + k, id="f" * 16)) for k in range(2)]
+    with pytest.raises(NotFoundError, match=f"2 files have this id: {paths[0]}"):
+        repair.find(spool, "f" * 16)
+    assert repair.find(spool, paths[1]).path == paths[1]
+
+
+def test_a_task_that_moves_while_one_looks_is_found_once(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = make_name()
+    real = repair.ls
+
+    def ls(spool: SpoolDir, *states: State) -> object:
+        yield Found(State.WAITING, path_of(name), name)
+        yield from real(spool, *states)
+
+    path = running(spool, name)
+    monkeypatch.setattr(repair, "ls", ls)
+    assert repair.find(spool, name.id).path == path
+
+
+def test_a_task_that_slipped_by_is_found_at_the_second_look(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = put(spool)
+    real = repair.ls
+    looks = []
+
+    def ls(spool: SpoolDir, *states: State) -> object:
+        looks.append(states)
+        return iter(()) if len(looks) == 1 else real(spool, *states)
+
+    monkeypatch.setattr(repair, "ls", ls)
+    assert repair.find(spool, name.id).path == path_of(name)
+
+
+def test_a_file_is_looked_at_without_reading_all_of_it(spool: SpoolDir) -> None:
+    path = corrupt(spool, make_name())
+    found = Found(State.CORRUPT, path, None)
+    assert repair.stat(spool, found).st_size == len(TASK)
+    assert repair.first_bytes(spool, found, 3) == TASK[:3]
+    assert repair.why(spool, found)["reason"] == "reason"
+    Path(spool.path, path).unlink()
+    with pytest.raises(NotFoundError):
+        repair.stat(spool, found)
+    Path(spool.path, f"{path}.why").unlink()
+    Path(spool.path, f"{path}.why").mkdir()
+    assert repair.why(spool, found) == {}
+
+
+def test_the_newest_failures_come_first(spool: SpoolDir) -> None:
+    names = [make_name() for _ in range(4)]
+    for second, name in enumerate(names):
+        path = failed(spool, name)
+        os.utime(Path(spool.path, f"{path}.why"), (second, second))
+    Path(spool.path, f"failed/{names[3]}.why").unlink()
+    place(spool, "failed/x")
+    found = repair.newest_failed(spool, 4)
+    assert [each.name for each in found] == [names[3], names[2], names[1]]
+
+
+def test_dropped_files_are_counted_and_directories_are_not(spool: SpoolDir) -> None:
+    for path in ("x", "123", ".x", "x.tmp", "5/y", "5/20261120T2101/z"):
+        place(spool, path)
+    assert repair.dropped(spool, ".") == 2
+    assert repair.dropped(spool, "5") == 1
+
+
+def test_many_moves_are_synced_at_once(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [failed(spool, make_name()) for _ in range(3)]
+    told = ToldOS()
+    monkeypatch.setattr(root, "os", told)
+    kicked = [
+        repair.kick(spool, Found(State.FAILED, p, Name.parse(p[7:])), durable=False)
+        for p in paths
+    ]
+    repair.remove(
+        spool, Found(State.WAITING, path_of(kicked[0]), kicked[0]), durable=False
+    )
+    assert told.syncs(spool.path) == []
+    repair.sync(spool, [*paths, *map(path_of, kicked), "5/19700101T0000/gone"])
+    assert set(told.syncs(spool.path)) == {
+        "failed",
+        "5",
+        *(name.folder for name in kicked),
+    }
+
+
 # -- kick -------------------------------------------------------------------------
 
 

@@ -463,7 +463,7 @@ def test_a_failed_close_of_a_task_in_place_is_uncertain(
     told.close = close  # type: ignore[attr-defined] # in place of the function
     with pytest.raises(SpoolUncertain):
         spool.put(name, [TASK], durable=False)
-    del told.close  # type: ignore[attr-defined] # the real one again
+    del told.close  # the real one again
     assert tree(spool) == {path_of(name): TASK}
 
 

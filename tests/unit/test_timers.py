@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 import pytest
 from tests.helpers import (
     NOW_US,
@@ -210,9 +211,9 @@ def test_a_slot_that_could_not_be_put_can_be_put_again(
 def test_the_lock_is_held_by_one(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = module.filelock.FileLock
+    real = filelock.FileLock
     monkeypatch.setattr(
-        module.filelock, "FileLock", lambda *a, **k: real(*a, **{**k, "timeout": 0.01})
+        filelock, "FileLock", lambda *a, **k: real(*a, **{**k, "timeout": 0.01})
     )
     failed: list[BaseException] = []
 
