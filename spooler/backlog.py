@@ -35,6 +35,10 @@ ADOPT_MAX: Final = 50
 KEEP_US: Final = 3 * MINUTE_US
 """How long a minute folder is kept, from the beginning of its minute."""
 
+KEEP_EMPTY: Final = 2.0
+"""Seconds for which a folder is kept that was empty when it was found: somebody may
+have made it just now, for a task that has long been due."""
+
 LOOK_AGAIN: Final = 1.0
 """Seconds until a dropped file that was not ready is looked at again."""
 
@@ -55,6 +59,7 @@ class _Folder:
     names: list[str] = field(default_factory=list)  # descending: the next is last
     arrived: list[str] = field(default_factory=list)  # a heap
     unread: bool = True
+    keep_until: float = 0.0
     in_flight: set[str] = field(default_factory=set)
     returned: set[str] = field(default_factory=set)
 
@@ -295,12 +300,19 @@ class Backlog:
             self._take_names(folder, now_us, limit, taken)
             if len(taken) >= limit:
                 return
-            if folder.peek() is None and start_us + KEEP_US <= now_us:
+            if self._is_over(folder, start_us, now_us):
                 self._close(priority, minute)
                 # A task that came just now has brought it back: take it, too.
                 index = bisect_left(priority.minutes, minute)
             else:
                 index = bisect_right(priority.minutes, minute)
+
+    def _is_over(self, folder: _Folder, start_us: int, now_us: int) -> bool:
+        return (
+            folder.peek() is None
+            and start_us + KEEP_US <= now_us
+            and folder.keep_until <= self._clock.monotonic()
+        )
 
     def _take_names(
         self, folder: _Folder, now_us: int, limit: int, taken: list[str]
@@ -317,6 +329,7 @@ class Backlog:
                 return
             else:
                 folder.pop()
+                folder.keep_until = 0.0
                 folder.in_flight.add(name)
                 taken.append(f"{folder.path}/{name}")
 
@@ -329,6 +342,7 @@ class Backlog:
         folder = priority.folders[minute] = _Folder(
             path=f"{priority.number}/{minute}",
             native=_native(priority.number),
+            keep_until=self._clock.monotonic() + KEEP_EMPTY,
             first=f"{start_us:016d}",
             last=f"{start_us + MINUTE_US - 1:016d}",
         )

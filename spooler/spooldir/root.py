@@ -9,9 +9,9 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from ..clock import CLOCK
 from ..errors import NotASpoolError, SpoolUncertain
@@ -29,6 +29,11 @@ _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _SYNCED_MAX: Final = 256
+
+RACES_MAX: Final = 100
+"""How often a minute folder is made again that somebody keeps removing."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -207,11 +212,9 @@ class SpoolDir:
         return self._open_in(folder, hidden, NEW_FLAGS), hidden
 
     def _open_in(self, folder: str, path: str, flags: int) -> int:
-        try:
-            return os.open(path, flags, 0o600, dir_fd=self.fd)
-        except FileNotFoundError:
-            self.make_folder(folder)
-            return os.open(path, flags, 0o600, dir_fd=self.fd)
+        return self.in_folder(
+            folder, lambda: os.open(path, flags, 0o600, dir_fd=self.fd)
+        )
 
     def _let_go(self, fd: int, hidden: str | None) -> None:
         try:
@@ -222,12 +225,9 @@ class SpoolDir:
                     os.unlink(hidden, dir_fd=self.fd)
 
     def _place(self, fd: int, hidden: str | None, folder: str, path: str) -> None:
-        try:
-            self._link(fd, hidden, path)
-        except FileNotFoundError:  # a daemon removed the folder meanwhile
-            if hidden is not None:
-                raise
-            self.make_folder(folder)
+        if hidden is None:
+            self.in_folder(folder, lambda: self._link(fd, hidden, path))
+        else:  # which keeps its folder from being removed
             self._link(fd, hidden, path)
 
     def _link(self, fd: int, hidden: str | None, path: str) -> None:
@@ -266,6 +266,29 @@ class SpoolDir:
                 os.fsync(self.fd)
             with suppress(FileExistsError):
                 os.mkdir(folder, 0o700, dir_fd=self.fd)
+
+    def in_folder(
+        self, folder: str, act: Callable[[], T], source: str | None = None
+    ) -> T:
+        """Do something in a minute folder, which is made if it is not there.
+
+        A daemon removes folders that are empty and over, also one that was made
+        just now for a task that has long been due: then it is made again.
+
+        Args:
+            source: A file that is needed besides; if it is gone, that is the end.
+
+        Raises:
+            OSError: From the file system.
+        """
+        for _ in range(RACES_MAX):
+            try:
+                return act()
+            except FileNotFoundError:
+                if source is not None and not self.has(source):
+                    raise
+                self.make_folder(folder)
+        return act()
 
     def sync_folder(self, name: Name) -> None:
         """Sync the minute folder that holds ``name``.
@@ -346,11 +369,11 @@ class SpoolDir:
         """
         name = self.free(name)
         target = f"{name.folder}/{name}"
-        try:
-            os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except FileNotFoundError:
-            self.make_folder(name.folder)
-            os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        self.in_folder(
+            name.folder,
+            lambda: os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd),
+            source,
+        )
         if durable:
             try:
                 self.sync_folder(name)

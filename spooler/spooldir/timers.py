@@ -117,9 +117,13 @@ def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
             os.fsync(fd)
         finally:
             os.close(fd)
-        spool.make_folder(name.folder)
         try:
-            os.link(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+            spool.in_folder(
+                name.folder,
+                lambda: os.link(
+                    hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd
+                ),
+            )
         except FileExistsError:  # a power cut kept the task and lost its record
             os.unlink(hidden, dir_fd=spool.fd)
             os.link(target, hidden, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)

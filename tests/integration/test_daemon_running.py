@@ -164,11 +164,6 @@ def test_at_takes_moments_of_many_kinds(box: Box, at: object) -> None:
     box.wait_lines("done")
 
 
-@pytest.mark.xfail(
-    strict=False,
-    raises=FileNotFoundError,
-    reason="the daemon removes an empty old minute before the producer uses it",
-)
 def test_many_tasks_put_into_minutes_that_are_over_all_arrive(box: Box) -> None:
     box.start()
     for number in range(300):

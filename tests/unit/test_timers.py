@@ -91,6 +91,7 @@ def test_put_slot_makes_these_calls(
     for each in (module, root):
         monkeypatch.setattr(each, "os", told)
     name = slot_name()
+    spool.make_folder(name.folder)
     put_slot(spool, name, TASK)
     order = [c for c in told.calls if c in ("write", "link", "rename")]
     assert order == ["write", "link", "rename"]
