@@ -20,7 +20,7 @@ from tests.helpers import (
 )
 
 from spooler import backlog as module, wakeup
-from spooler.backlog import KEEP_US, LOOK_AGAIN, Backlog
+from spooler.backlog import KEEP_EMPTY, KEEP_US, LOOK_AGAIN, Backlog
 from spooler.spooldir import SpoolDir, recovery, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
@@ -410,6 +410,19 @@ def test_an_empty_folder_is_removed_when_its_minute_is_over(
     again = put(server.spool, name.but(id="f" * 16))
     news(server)
     assert server.run() == [path_of(again)]
+
+
+def test_an_old_folder_that_was_found_empty_is_left_to_its_maker_for_a_while(
+    server: Server, clock: FakeClock
+) -> None:
+    name = make_name(due_us=NOW_US - 10 * KEEP_US)
+    server.spool.make_folder(name.folder)
+    news(server)
+    server.take()
+    assert server.spool.has(name.folder)
+    clock.advance(KEEP_EMPTY)
+    server.take()
+    assert not server.spool.has(name.folder)
 
 
 def test_a_folder_of_what_is_in_flight_is_kept_until_that_is_settled(

@@ -691,3 +691,37 @@ def test_has_does_not_follow_links(spool: SpoolDir) -> None:
     assert not spool.is_folder("5/link")
     assert not spool.is_folder("5/none")
     assert spool.is_folder("5")
+
+
+def test_a_folder_that_is_removed_again_and_again_is_made_again(
+    spool: SpoolDir,
+) -> None:
+    name = make_name()
+    left = [3]
+
+    def act() -> str:
+        if left[0]:
+            left[0] -= 1
+            Path(spool.path, name.folder).rmdir() if spool.has(name.folder) else None
+            raise FileNotFoundError(name.folder)
+        return "done"
+
+    assert spool.in_folder(name.folder, act) == "done"
+    assert spool.has(name.folder)
+
+
+def test_a_move_whose_file_is_gone_makes_no_folder(spool: SpoolDir) -> None:
+    name = make_name()
+    with pytest.raises(FileNotFoundError):
+        spool.move("failed/nothing", name)
+    assert not spool.has(name.folder)
+
+
+def test_a_spool_that_was_replaced_is_not_in_place(spool: SpoolDir) -> None:
+    assert spool.is_in_place()
+    Path(spool.path).rename(spool.path + ".old")
+    assert not spool.is_in_place()
+    other = SpoolDir(spool.path)
+    other.create()
+    other.close()
+    assert not spool.is_in_place()
