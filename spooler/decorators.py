@@ -298,15 +298,10 @@ class Spooler:
         schedule: Schedule | None = None,
         overlap: bool = False,
     ) -> "Task[P, R]":
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
-            function
-        ):
-            raise UsageError(
-                f"{function!r:.80} is a generator: calling it runs nothing"
-            )
         given = dict(options)
         name = given.pop("name", None) or getattr(function, "__name__", "")
         check_task_name(name)
+        _check_runs(function, name)
         durability = given.pop("durability", None) or self.durability
         entry = Entry(
             name=name,
@@ -348,6 +343,11 @@ def _seconds(name: str, value: float | timedelta | None) -> float | None:
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"{name}={value!r} cannot be: it takes seconds, 0 or more")
     return float(seconds)
+
+
+def _check_runs(function: Callable[..., object], name: str) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(f"task {name} is a generator: calling it would run nothing")
 
 
 def _check_timer(function: Callable[..., object]) -> None:

@@ -14,7 +14,7 @@ from .errors import UsageError
 from .spooldir import SpoolDir
 from .spooldir.body import Body, pieces
 from .spooldir.repair import state_of
-from .task import DEFAULT_PRIORITY, MAX_HEADER, MAX_PRIORITY, Name, State, is_id
+from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, State, is_id
 
 At = int | float | str | datetime | timedelta
 """When a task is due: seconds since the epoch, ISO 8601 or ``+5m``, a moment with a
@@ -101,11 +101,6 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
         task=task,
     )
     head = encode(task, args, traceparent=options.traceparent)
-    if len(head) > MAX_HEADER:
-        raise UsageError(
-            f"the arguments of {task} take {len(head)} bytes, more than {MAX_HEADER}:"
-            " give what is large as the body"
-        )
     path = os.path.abspath(options.spool) if options.spool else default_path()
     durable = check_durability(options.durability or "safe") == "safe"
     with pieces(head, options.body) as chunks:

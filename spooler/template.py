@@ -104,9 +104,17 @@ def load(modules: list[str]) -> None:
 
 
 def _explain(module: str, error: BaseException) -> str:
-    what = " ".join(traceback.format_exception_only(error)[-1].split())
+    if isinstance(error, UsageError):
+        what = str(error)
+    else:
+        what = " ".join(traceback.format_exception_only(error)[-1].split())
     frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if "importlib" not in f.filename and f.name != "load"]
+    ours = os.path.dirname(os.path.abspath(__file__)) + os.sep
+    own = [
+        frame
+        for frame in frames
+        if "importlib" not in frame.filename and not frame.filename.startswith(ours)
+    ]
     where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
     hint = ""
     if isinstance(error, ModuleNotFoundError) and error.name == module:

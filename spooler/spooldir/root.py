@@ -126,6 +126,8 @@ class SpoolDir:
         """
         with suppress(FileExistsError):
             os.makedirs(self.path, 0o700)
+            with suppress(PermissionError):  # one may make there, but not read
+                sync_directory(os.path.dirname(self.path))
         self.open()
 
     def _check(self, fd: int) -> None:
@@ -455,6 +457,15 @@ class SpoolDir:
         except FileNotFoundError:
             return False
         return stat.S_ISDIR(status.st_mode)
+
+
+def sync_directory(path: str) -> None:
+    """Sync a directory that is not in the spool."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -14,6 +14,10 @@ import filelock
 from ..task import Name
 from .root import NEW_FLAGS, SpoolDir, write_all
 
+LOCK_TIMEOUT = 0.2
+"""Seconds to wait for another daemon, which holds the lock for a few milliseconds.
+The daemon's loop stands still meanwhile."""
+
 _SLOT = re.compile(r"\d{16}", re.ASCII)
 
 
@@ -27,11 +31,13 @@ def lock(spool: SpoolDir) -> Iterator[None]:
     """Hold the lock under which slots are read and put.
 
     Raises:
-        TimeoutError: Somebody else held it for five seconds.
+        TimeoutError: Somebody else held it for ``LOCK_TIMEOUT``.
         OSError: From the file system.
     """
     path = f"{spool.path}/timers/.lock"
-    held = filelock.FileLock(path, fallback_to_soft=False, mode=0o600, timeout=5)
+    held = filelock.FileLock(
+        path, fallback_to_soft=False, mode=0o600, timeout=LOCK_TIMEOUT
+    )
     try:
         held.acquire()
     except filelock.Timeout:

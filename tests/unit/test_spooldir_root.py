@@ -128,7 +128,8 @@ def test_the_marker_comes_last_and_all_is_synced(tmp_path: Path, told: ToldOS) -
     last = len(told.calls) - told.calls[::-1].index("mkdir")
     assert told.calls.index("rename") >= last
     assert told.syncs(spool.path)[-1] == "."
-    assert told.syncs(spool.path)[0].startswith("tmp/.spool.")
+    assert told.syncs(spool.path)[0] == ".."
+    assert told.syncs(spool.path)[1].startswith("tmp/.spool.")
 
 
 @pytest.mark.parametrize("count", range(1, len(root.FOLDERS) + 1))
