@@ -100,6 +100,7 @@ class Daemon:
         self._restart_at = 0.0
         self._stop_at: float | None = None
         self._drained_at = 0.0
+        self._code = EXIT_DONE
         self._killed = False
 
     def _open(self, spool: SpoolDir) -> _Spool:
@@ -156,23 +157,20 @@ class Daemon:
         Raises:
             UsageError: The user's modules cannot be imported.
         """
-        code = EXIT_DONE
         try:
             self._wait_for_template()
             if self._stop_at is None:
                 self._use(self._forker)
-                self._banner()
+                self._say_what_is_known()
+                for spool in self._spools:
+                    self._try_to_serve(spool)
+                self._say_what_is_there()
             while not self._is_over():
-                try:
-                    self._turn()
-                except NotASpoolError as error:
-                    log.error("drain: %s", escape(str(error)))
-                    code = EXIT_FAILED
-                    self._stop()
+                self._turn()
         finally:
             self._close()
         log.info("stopped")
-        return code
+        return self._code
 
     def _wait_for_template(self) -> None:
         while self._forker.known is None and self._stop_at is None:
@@ -208,7 +206,7 @@ class Daemon:
                 path = escape(spool.dir.path)
                 log.warning("cannot say in %s who serves it: %s", path, error)
 
-    def _banner(self) -> None:
+    def _say_what_is_known(self) -> None:
         names = sorted(known.name for known in self._forker.known or ())
         log.info(
             "spoold %s (Python %s) pid=%d imports=%s tasks=%d: %s",
@@ -219,8 +217,16 @@ class Daemon:
             len(names),
             escape(", ".join(names)) or "-",
         )
+
+    def _say_what_is_there(self) -> None:
+        """Count what is in the spools: after the first tasks were handed out."""
         for spool in self._spools if log.isEnabledFor(logging.INFO) else ():
-            counts = count(spool.dir)
+            try:
+                counts = count(spool.dir)
+            except OSError as error:
+                path = escape(spool.dir.path)
+                log.warning("cannot count what is in %s: %s", path, error)
+                continue
             log.info(
                 "serve spool=%s filesystem=%s wakeup=%s workers=%d timers=%d"
                 " waiting=%d later=%d failed=%d corrupt=%d",
@@ -242,11 +248,7 @@ class Daemon:
     def _turn(self) -> None:
         wait = 3600.0
         for spool in self._spools:
-            try:
-                self._serve(spool)
-            except OSError as error:
-                log.error("spool=%s: %s", spool.dir.path, error)
-                spool.pause_until = CLOCK.monotonic() + FULL_AGAIN
+            self._try_to_serve(spool)
             wait = min(wait, self._idle_for(spool))
         if self._stop_at is not None:
             self._enforce_grace()
@@ -255,6 +257,17 @@ class Daemon:
             wait = min(wait, max(0.0, self._restart_at - CLOCK.monotonic()))
         self._loop.wait(wait)
         self._look_after_templates()
+
+    def _try_to_serve(self, spool: _Spool) -> None:
+        try:
+            self._serve(spool)
+        except NotASpoolError as error:
+            log.error("drain: %s", escape(str(error)))
+            self._code = EXIT_FAILED
+            self._stop()
+        except OSError as error:
+            log.error("spool=%s: %s", spool.dir.path, error)
+            spool.pause_until = CLOCK.monotonic() + FULL_AGAIN
 
     def _serve(self, spool: _Spool) -> None:
         now = CLOCK.monotonic()
