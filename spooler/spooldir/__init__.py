@@ -5,6 +5,7 @@ never ``Path`` or ``open``, and take every file relative to one descriptor of th
 spool's root, so that tests can put their own ``os`` in its place (tests/crash)
 and nobody can swap the directory under a running process.
 
+* ``files``: write small files, sync directories
 * ``root``: open a spool, put, list what waits (all that a producer needs)
 * ``reading``: a task file, opened safely and parsed; its body as a file
 * ``reports``: the ``.why`` files and the list of attempts

@@ -14,8 +14,9 @@ from ..clock import CLOCK, Clock
 from ..errors import ClaimLostError
 from ..task import Claim, Name, Outcome, iso
 from . import reports
+from .files import DIR_FLAGS
 from .reading import TaskFile, open_task
-from .root import DIR_FLAGS, SpoolDir
+from .root import SpoolDir
 
 GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
 

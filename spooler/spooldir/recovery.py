@@ -20,7 +20,8 @@ from ..task import Claim, Name, Outcome, Verdict
 from . import reports
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
-from .root import SpoolDir, write_new
+from .files import write_new
+from .root import SpoolDir
 
 TMP_MAX_AGE: Final = 24 * 3600.0
 """Seconds after which a file that nobody has open in tmp/ is abandoned."""

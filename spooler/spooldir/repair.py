@@ -17,8 +17,9 @@ from ..logs import escape
 from ..task import Claim, Name, Outcome, State, Verdict
 from . import reports
 from .claims import give_up
+from .files import DIR_FLAGS
 from .reading import READ_FLAGS, TaskFile, open_task
-from .root import DIR_FLAGS, SpoolDir
+from .root import SpoolDir
 
 _SOME: Final = 3
 """How many tasks a message names that says that there are several."""

@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Final
 
 from ..task import Claim, Outcome, iso
+from .files import write_all, write_new
 from .reading import READ_FLAGS
-from .root import SpoolDir, write_all, write_new
+from .root import SpoolDir
 
 ATTEMPTS_MAX: Final = 100
 """How many attempts a report tells of."""

@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 from ..clock import CLOCK
 from ..errors import NotASpoolError, SpoolUncertain
 from ..task import MAX_DUE_US, MINUTE_US, Name, is_priority, minute_start_us
+from .files import DIR_FLAGS, NEW_FLAGS, sync_directory, write_all, write_new
 
 FORMAT: Final = 1
 MARKER: Final = ".spool"
@@ -23,8 +24,6 @@ MARKER_TEXT: Final = b'{"format": 1}\n'
 STATES: Final = ("running", "failed", "corrupt", "done", "logs", "timers", "workers")
 FOLDERS: Final = (*STATES, "tmp", *(str(priority) for priority in range(10)))
 
-DIR_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-NEW_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 _NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -32,6 +31,9 @@ _SYNCED_MAX: Final = 256
 
 RACES_MAX: Final = 100
 """How often a minute folder is made again that somebody keeps removing."""
+
+EPERM_MAX: Final = 3
+"""How often "not permitted" is taken for such a removal, and not at its word."""
 
 T = TypeVar("T")
 
@@ -283,13 +285,17 @@ class SpoolDir:
         Raises:
             OSError: From the file system.
         """
-        for _ in range(RACES_MAX):
+        for races in range(RACES_MAX):
             try:
                 return act()
             except FileNotFoundError:
                 if source is not None and not self.has(source):
                     raise
-                self.make_folder(folder)
+            except PermissionError as error:
+                # What ext4 says of O_TMPFILE in a directory that is removed just now.
+                if error.errno != errno.EPERM or races >= EPERM_MAX:
+                    raise
+            self.make_folder(folder)
         return act()
 
     def sync_folder(self, name: Name) -> None:
@@ -457,42 +463,3 @@ class SpoolDir:
         except FileNotFoundError:
             return False
         return stat.S_ISDIR(status.st_mode)
-
-
-def sync_directory(path: str) -> None:
-    """Sync a directory that is not in the spool."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data``, over as many calls as it takes."""
-    written = os.write(fd, data)
-    while written < len(data):
-        data = data[written:]
-        written = os.write(fd, data)
-
-
-def write_new(root: int, hidden: str, path: str, data: bytes) -> None:
-    """Write a small file durably and put it into place, over an older one.
-
-    The directory of ``path`` is not synced.
-
-    Args:
-        hidden: The name under which it is written first; must be new.
-    """
-    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=root)
-    try:
-        try:
-            write_all(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(hidden, path, src_dir_fd=root, dst_dir_fd=root)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(hidden, dir_fd=root)
-        raise

@@ -12,7 +12,8 @@ from hashlib import blake2b
 import filelock
 
 from ..task import Name
-from .root import NEW_FLAGS, SpoolDir, write_all
+from .files import NEW_FLAGS, write_all
+from .root import SpoolDir
 
 LOCK_TIMEOUT = 0.2
 """Seconds to wait for another daemon, which holds the lock for a few milliseconds.

@@ -21,7 +21,7 @@ from tests.helpers import (
 
 from spooler import backlog as module, wakeup
 from spooler.backlog import KEEP_EMPTY, KEEP_US, LOOK_AGAIN, Backlog
-from spooler.spooldir import SpoolDir, recovery, root
+from spooler.spooldir import SpoolDir, files, recovery, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
 from spooler.task import MINUTE_US, Name
@@ -242,6 +242,7 @@ def test_a_scan_that_failed_is_still_due(
     told.fail("open", None, errno.EIO)
     with monkeypatch.context() as patch:
         patch.setattr(root, "os", told)
+        patch.setattr(files, "os", told)
         with pytest.raises(OSError, match="Input/output"):
             watching.backlog.scan()
     assert watching.backlog.stale
@@ -652,6 +653,7 @@ def test_an_error_while_adopting_is_told_and_tried_again(
     told = ToldOS()
     told.fail("rename", errno.EACCES)
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     assert server.take() == []
     assert r"cannot adopt 5/x\x0ay now" in caplog.text
     clock.advance(LOOK_AGAIN)

@@ -19,7 +19,7 @@ from spooler.putting import (
     put,
     spool_dir,
 )
-from spooler.spooldir import SpoolDir, root
+from spooler.spooldir import SpoolDir, files, root
 from spooler.task import MAX_HEADER, Name, State
 
 NO_ZONE = datetime(2026, 1, 1)  # noqa: DTZ001 (that is the mistake)
@@ -153,6 +153,7 @@ def test_safe_is_the_default(
     told = ToldOS()
     spool_dir(spool.path).open()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     put("t", b"{}", PutOptions(spool=spool.path, durability=durability))
     assert len(told.syncs(spool.path)) == syncs
 

@@ -21,7 +21,7 @@ from tests.helpers import (
 )
 
 from spooler.errors import ClaimLostError, CorruptError
-from spooler.spooldir import SpoolDir, claims as module, reports, root
+from spooler.spooldir import SpoolDir, claims as module, files, reports, root
 from spooler.spooldir.claims import Claims, give_up, put_aside
 from spooler.task import MAX_ATTEMPT, MAX_DUE_US, Claim, Name, Outcome, Verdict
 
@@ -40,7 +40,7 @@ def claims(spool: SpoolDir, clock: FakeClock) -> Iterator[Claims]:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldOS:
     told = ToldOS()
-    for each in (module, reports, root):
+    for each in (module, reports, root, files):
         monkeypatch.setattr(each, "os", told)
     return told
 

@@ -21,7 +21,7 @@ from tests.helpers import (
     tree,
 )
 
-from spooler.spooldir import SpoolDir, recovery as module, reports, root
+from spooler.spooldir import SpoolDir, files, recovery as module, reports, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import (
     ATTEMPTS_MAX_AGE,
@@ -221,6 +221,7 @@ def test_recover_syncs_what_it_moved(
     dead(spool, name)
     told = ToldOS()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     recover(spool, "w1", never, RELEASE)
     assert told.syncs(spool.path) == [name.folder, "5", "running/w1"]
 
@@ -272,6 +273,7 @@ def test_recover_goes_on_where_an_error_stopped_it(
     told.fail("rename", None, errno.ENOSPC)
     with monkeypatch.context() as patch:
         patch.setattr(root, "os", told)
+        patch.setattr(files, "os", told)
         with pytest.raises(OSError, match="No space"):
             recover(spool, "w1", later, CRASH)
     assert len(tasks(spool)) == 3

@@ -20,7 +20,7 @@ from tests.helpers import (
 )
 
 from spooler.errors import CorruptError, NotFoundError, UsageError
-from spooler.spooldir import SpoolDir, repair, reports, root
+from spooler.spooldir import SpoolDir, files, repair, reports, root
 from spooler.spooldir.claims import Claims, give_up, put_aside
 from spooler.spooldir.repair import Found
 from spooler.task import Name, State
@@ -239,6 +239,7 @@ def test_many_moves_are_synced_at_once(
     paths = [failed(spool, make_name()) for _ in range(3)]
     told = ToldOS()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     kicked = [
         repair.kick(spool, Found(State.FAILED, p, Name.parse(p[7:])), durable=False)
         for p in paths
@@ -347,6 +348,7 @@ def test_remove_is_synced(spool: SpoolDir, monkeypatch: pytest.MonkeyPatch) -> N
     path = waiting(spool, make_name())
     told = ToldOS()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     repair.remove(spool, Found(State.WAITING, path, None))
     assert told.syncs(spool.path) == [path.rpartition("/")[0]]
 
@@ -385,5 +387,6 @@ def test_a_move_that_cannot_be_synced_was_made(
     told = ToldOS()
     told.fail("fsync", *[errno.EIO] * 9)
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     act(spool, found)
     assert found.path not in tree(spool)

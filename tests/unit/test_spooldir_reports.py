@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.helpers import NOW_US, ToldOS, make_name, place, tree
 
-from spooler.spooldir import SpoolDir, reports, root
+from spooler.spooldir import SpoolDir, files, reports, root
 from spooler.task import Claim, Outcome, Verdict
 
 ID = "8c1f42d09ab3e617"
@@ -118,6 +118,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(
     told = ToldOS()
     told.fail(call, errno.ENOSPC)
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     with pytest.raises(OSError, match="No space"):
         reports.write_why(spool, "failed/x", {})
     assert tree(spool) == {}
@@ -128,6 +129,7 @@ def test_a_report_is_synced_before_it_gets_its_name(
 ) -> None:
     told = ToldOS()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     reports.write_why(spool, "failed/x", {})
     assert [c.partition(" ")[0] for c in told.calls] == (
         ["open", "write", "fsync", "close", "rename"]

@@ -5,7 +5,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from tests.helpers import (
 )
 
 from spooler.errors import NotASpoolError, SpoolUncertain
-from spooler.spooldir import SpoolDir, root
+from spooler.spooldir import SpoolDir, files, root
 from spooler.task import MAX_DUE_US
 
 WAYS = pytest.mark.parametrize("way", ["unnamed", "hidden"])
@@ -34,6 +34,7 @@ WAYS = pytest.mark.parametrize("way", ["unnamed", "hidden"])
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldOS:
     told = ToldOS()
     monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     return told
 
 
@@ -254,6 +255,7 @@ def test_put_writes_on_after_a_short_write(
             return os.write(fd, data[:3])
 
     monkeypatch.setattr(root, "os", ShortOS())
+    monkeypatch.setattr(files, "os", ShortOS())
     use(spool, way)
     name = put(spool, data=b"0123456789")
     assert tree(spool) == {path_of(name): b"0123456789"}
@@ -726,3 +728,22 @@ def test_a_spool_that_was_replaced_is_not_in_place(spool: SpoolDir) -> None:
     other.create()
     other.close()
     assert not spool.is_in_place()
+
+
+@pytest.mark.parametrize(
+    ("number", "times", "calls"),
+    [(errno.EPERM, 1, 2), (errno.EPERM, 100, 4), (errno.EACCES, 100, 1)],
+)
+def test_not_permitted_is_believed_when_it_is_said_again(
+    spool: SpoolDir, number: int, times: int, calls: int
+) -> None:
+    made = []
+
+    def act() -> None:
+        made.append(1)
+        if len(made) <= times:
+            raise PermissionError(number, "not permitted")
+
+    with nullcontext() if times == 1 else pytest.raises(PermissionError):
+        spool.in_folder(make_name().folder, act)
+    assert len(made) == calls

@@ -22,7 +22,7 @@ from tests.helpers import (
 from spooler.retry import RetryOptions
 from spooler.schedule import CronLine, Interval
 from spooler.scheduler import LOOK_AGAIN_US, Scheduler
-from spooler.spooldir import SpoolDir, root, timers as module
+from spooler.spooldir import SpoolDir, files, root, timers as module
 from spooler.spooldir.claims import Claims, give_up, put_aside
 from spooler.spooldir.timers import (
     begin,
@@ -88,7 +88,7 @@ def test_put_slot_makes_these_calls(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = ToldOS()
-    for each in (module, root):
+    for each in (module, root, files):
         monkeypatch.setattr(each, "os", told)
     name = slot_name()
     spool.make_folder(name.folder)
