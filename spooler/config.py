@@ -13,6 +13,9 @@ from typing import Final
 from .errors import UsageError
 from .retry import RetryPolicy
 
+WORKERS_MAX: Final = 1000
+"""Worker processes for each spool: each takes some descriptors of the daemon's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -55,6 +58,10 @@ class Settings:
             value = getattr(self, name)
             if not value >= low:
                 raise UsageError(f"{name}={value} cannot be: it takes {low} or more")
+        if self.workers > WORKERS_MAX:
+            raise UsageError(
+                f"workers={self.workers} cannot be: it takes {WORKERS_MAX} at most"
+            )
         for name in ("frequency", "hard_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:

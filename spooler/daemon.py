@@ -251,6 +251,8 @@ class Daemon:
             self._try_to_serve(spool)
             wait = min(wait, self._idle_for(spool))
         if self._stop_at is not None:
+            if self._is_over():
+                return
             self._enforce_grace()
             wait = min(wait, max(0.0, self._stop_at - CLOCK.monotonic()))
         elif self._forker.gone:

@@ -73,6 +73,11 @@ class Forker:
         return self._socket.fileno()
 
     @property
+    def asked(self) -> int:
+        """How many workers are asked for that have not been forked yet."""
+        return len(self._asked)
+
+    @property
     def workers(self) -> int:
         """How many workers are alive or asked for."""
         return len(self._asked) + len(self._children)

@@ -38,6 +38,9 @@ it may not have begun it, and then somebody has stopped it."""
 RECOVER_AGAIN: Final = 1.0
 """Seconds until a recovery that the file system refused is tried again."""
 
+ASK_MAX: Final = 16
+"""Workers that are asked for at once, so that neither side waits for the other."""
+
 RESPAWN_MAX: Final = 5.0
 """Longest pause between two starts of workers that die at once."""
 
@@ -163,6 +166,8 @@ class Supervisor:
             return
         active = sum(not worker.draining for worker in self._workers.values())
         for _ in range(self._settings.workers - active):
+            if forker.asked >= ASK_MAX:
+                return
             self._start(forker)
 
     def _start(self, forker: Forker) -> None:

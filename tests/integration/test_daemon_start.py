@@ -345,3 +345,10 @@ def test_a_wrong_option_is_refused(box: Box, options: tuple[str, ...]) -> None:
     assert daemon.wait() == 2
     assert options[0].lstrip("-").replace("-", "_") in daemon.text().replace("-", "_")
     assert "Traceback" not in daemon.text()
+
+
+def test_many_workers_start_and_stop(box: Box) -> None:
+    daemon = box.start("--workers", "40")
+    wait_until(lambda: len(box.workers()) == 40)
+    assert daemon.end() == 0
+    assert box.is_left_clean()

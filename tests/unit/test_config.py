@@ -134,3 +134,8 @@ def test_a_long_value_is_shown_in_part() -> None:
     with pytest.raises(UsageError) as caught:
         parse_file(f"workers = '{'x' * 1000}'", KNOWN, LISTS)
     assert len(str(caught.value)) < 200
+
+
+def test_more_workers_than_a_machine_bears_are_refused() -> None:
+    with pytest.raises(UsageError, match="1000 at most"):
+        Settings(dirs=("a",), imports=("b",), workers=1001)
