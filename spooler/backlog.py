@@ -24,7 +24,8 @@ from .task import MINUTE_US, Name, is_priority, minute_start_us
 from .wakeup import Watch
 
 NAMES_MAX: Final = 100_000
-"""Names of one folder that are held in memory; the rest is read again later."""
+"""Names of one folder that are held in memory, of those that were read and of those
+that came since; the rest is read again later."""
 
 WATCH_MAX: Final = 1000
 """A folder with more names than this is not watched until they are worked off."""
@@ -116,6 +117,7 @@ class Backlog:
         self._candidates: dict[tuple[str, str], bool] = {}
         self._unready: dict[tuple[str, str], float] = {}
         self._trouble: dict[tuple[str, str], float] = {}
+        self._closed: set[str] = set()
         self.stale = True
         """Whether something was missed: ``scan`` is due."""
         self.next_due_us: int | None = None
@@ -160,6 +162,8 @@ class Backlog:
             priority = self._priorities[number] = _Priority(number)
             insort(self._order, priority, key=lambda each: each.number)
             self._scan_priority(priority)
+        elif not self.is_blind and not self._watch.has(file):
+            self._scan_priority(self._priorities[number])  # it was made anew
 
     def _on_priority(self, priority: _Priority, file: str, whole: bool) -> None:
         if file in priority.known:
@@ -184,6 +188,8 @@ class Backlog:
             self._candidates[folder.path, file] = whole
         elif file in folder.in_flight:
             folder.returned.add(file)
+        elif len(folder.arrived) >= NAMES_MAX:
+            folder.unread = True
         else:
             heapq.heappush(folder.arrived, file)
             self._reopen(folder)
@@ -277,7 +283,8 @@ class Backlog:
         """
         taken: list[str] = []
         now_us = self._clock.now_us()
-        self.next_due_us = None
+        if more_urgent_than is None:  # or others may have one that is due before
+            self.next_due_us = None
         for priority in self._order:
             if more_urgent_than is not None and priority.number >= more_urgent_than:
                 break
@@ -350,9 +357,8 @@ class Backlog:
 
     def _read(self, folder: _Folder) -> None:
         self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
-        found = self._spool.names(folder.path)
         names = []
-        for name in found:
+        for name in self._list(folder):
             if not folder.is_native(name):
                 self._candidates.setdefault((folder.path, name), False)
             elif name not in folder.in_flight:
@@ -367,6 +373,19 @@ class Backlog:
         names.sort(reverse=True)
         folder.names = names
         folder.arrived = []
+
+    def _list(self, folder: _Folder) -> list[str]:
+        """Return the names in a folder; none if it is another user's alone."""
+        try:
+            found = self._spool.names(folder.path)
+        except PermissionError as error:  # which must not hold up all the others
+            known = folder.path in self._closed
+            self._closed.add(folder.path)
+            level = logging.DEBUG if known else logging.WARNING
+            log.log(level, "cannot read folder %s: %s", folder.path, error)
+            return []
+        self._closed.discard(folder.path)
+        return found
 
     # -- settling ---------------------------------------------------------------
 
@@ -406,7 +425,9 @@ class Backlog:
         try:
             gone = remove_folder(self._spool, folder.path, self._clock)
         except OSError as error:
-            log.warning("cannot remove folder %s: %s", folder.path, error)
+            known = folder.path in self._closed
+            level = logging.DEBUG if known else logging.WARNING
+            log.log(level, "cannot remove folder %s: %s", folder.path, error)
             return
         self._watch.remove(folder.path)
         del priority.closing[minute]

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from .errors import EXIT_TRY_LATER
 from .template import Known, Start
 from .worker import WorkerSettings
 
@@ -123,6 +124,9 @@ class Forker:
     def _take(self, message: dict[str, Any]) -> None:
         if "forked" in message:
             child = self._asked.pop(0)
+            if message["forked"] is None:
+                child.on_exit(EXIT_TRY_LATER)
+                return
             child.pid = message["forked"]
             self._children[message["forked"]] = child
         elif "exit" in message:

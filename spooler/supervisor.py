@@ -80,6 +80,7 @@ class _Worker:
         self.least_urgent = 0
         self.limits: dict[str, float] = {}
         self.overran = False
+        self.listening = True
 
     def offer(self, paths: Collection[str]) -> None:
         """Hand over names of waiting tasks."""
@@ -148,6 +149,7 @@ class Supervisor:
         self._spawn_at = 0.0
         self._spawn_pause = 0.0
         self._recover_at = 0.0
+        self._refused: set[str] = set()
 
     # -- workers ----------------------------------------------------------------
 
@@ -191,7 +193,7 @@ class Supervisor:
         lines = worker.channel.receive()
         if not worker.channel.open:
             # It ends; what becomes of it is told when it has ended.
-            self._remove_reader(worker.connection.fileno())
+            self._stop_listening(worker)
             self._drain(worker)
             return
         done = 0
@@ -208,6 +210,11 @@ class Supervisor:
             worker.heard_of(done)
             self._spawn_pause = 0.0
 
+    def _stop_listening(self, worker: _Worker) -> None:
+        if worker.listening:
+            worker.listening = False
+            self._remove_reader(worker.connection.fileno())
+
     def _drain(self, worker: _Worker) -> None:
         if not worker.draining:
             worker.draining = True
@@ -217,8 +224,8 @@ class Supervisor:
         worker = self._workers.pop(name)
         if worker.channel.open:
             self._heard(worker)  # what it said at last
-        if worker.channel.open:
-            self._remove_reader(worker.connection.fileno())
+        # Also if a name could not be sent to it: then its end was not heard yet.
+        self._stop_listening(worker)
         worker.connection.close()
         for path in worker.in_flight:
             self._backlog.give_back(path)
@@ -256,26 +263,30 @@ class Supervisor:
         if self._clock.monotonic() < self._recover_at:
             return
         for name, outcome in list(self._dead.items()):
-            if self._recover(name, outcome):
-                del self._dead[name]
+            try:
+                if self._recover(name, outcome):
+                    del self._dead[name]
+            except OSError as error:
+                log.warning("cannot recover %s now: %s", escape(name), error)
+                self._recover_at = self._clock.monotonic() + RECOVER_AGAIN
 
     def recover_strangers(self) -> None:
         """Give back what processes held whose daemon is dead too."""
         own = {self._daemon, *self._workers, *self._dead}
         outcome = Outcome(Verdict.FAIL, "its worker and its daemon died", "crash")
         for name in processes(self._spool):
-            if name not in own and not is_alive(self._spool, name):
-                self._recover(name, outcome)
+            if name in own:
+                continue
+            try:
+                if not is_alive(self._spool, name):
+                    self._recover(name, outcome)
+            except OSError as error:  # another user's, say: it must not stop this one
+                level = logging.DEBUG if name in self._refused else logging.WARNING
+                self._refused.add(name)
+                log.log(level, "cannot recover %s now: %s", escape(name), error)
 
     def _recover(self, name: str, outcome: Outcome) -> bool:
-        try:
-            recovered = recover(
-                self._spool, name, self._decide, outcome, clock=self._clock
-            )
-        except OSError as error:
-            log.warning("cannot recover %s now: %s", escape(name), error)
-            self._recover_at = self._clock.monotonic() + RECOVER_AGAIN
-            return False
+        recovered = recover(self._spool, name, self._decide, outcome, clock=self._clock)
         if recovered is None:
             return False
         released = outcome.verdict is Verdict.RELEASE

@@ -9,7 +9,8 @@ modules, cannot be replaced for a reload, and does not report how a worker died.
 
 Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
 socket attached, and ``{"kill": pid}``. From it: ``{"ready": {...}}`` or
-``{"error": text}``, ``{"forked": pid}``, ``{"exit": pid, "status": n}``.
+``{"error": text}``, ``{"forked": pid}`` (null if that failed) and
+``{"exit": pid, "status": n}``.
 """
 
 import contextlib
@@ -227,7 +228,13 @@ class Template:
 
     def _fork(self, settings: worker.WorkerSettings, fd: int) -> None:
         _flush()  # or each worker would print what is buffered here
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:  # which must not take the other workers with it
+            os.close(fd)
+            log.error("cannot fork a worker: %s", error)
+            self._tell({"forked": None})
+            return
         if pid == 0:
             self._be_worker(settings, fd)
         with contextlib.suppress(OSError):  # here too: a kill may come at once

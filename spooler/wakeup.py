@@ -150,6 +150,10 @@ class Watch:
         self._watched[folder] = wd
         return True
 
+    def has(self, folder: str) -> bool:
+        """Tell whether a directory is watched."""
+        return folder in self._watched
+
     def remove(self, folder: str) -> None:
         """Stop watching a directory."""
         wd = self._watched.pop(folder, None)

@@ -18,6 +18,7 @@ ATTEMPTS_MAX: Final = 100
 """How many attempts a report tells of."""
 
 _REPORT_MAX: Final = 4 * 1024 * 1024
+_LIST_MAX: Final = 2 * 1024 * 1024
 _TRACEBACK_MAX: Final = 64 * 1024
 
 
@@ -91,8 +92,13 @@ def append_attempt(spool: SpoolDir, task_id: str, record: Mapping[str, object]) 
     fd = os.open(attempts_path(task_id), flags, 0o600, dir_fd=spool.fd)
     try:
         write_all(fd, to_json(record))
+        size = os.fstat(fd).st_size
     finally:
         os.close(fd)
+    if size > _LIST_MAX:  # a task may be tried again for ever
+        path = attempts_path(task_id)
+        kept = b"".join(map(to_json, attempts(spool, task_id)))
+        write_new(spool.fd, f"logs/.{os.urandom(8).hex()}.attempts", path, kept)
 
 
 def forget_attempts(spool: SpoolDir, task_id: str) -> None:

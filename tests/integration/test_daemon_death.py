@@ -6,9 +6,14 @@ import signal
 
 import pytest
 
+from spooler.backlog import Backlog
+from spooler.forker import Forker, template_start
 from spooler.spooldir import SpoolDir
+from spooler.spooldir.dropped import Dropped
+from spooler.supervisor import Supervisor, SupervisorSettings
+from spooler.wakeup import Loop, Watch
 
-from .conftest import Box, is_alive, stays, wait_until
+from .conftest import LIMIT, Box, is_alive, parent_of, stays, wait_until
 
 GONE = 2.0
 """Seconds in which what belongs to a dead daemon must be gone."""
@@ -250,3 +255,78 @@ def test_a_stopped_daemon_catches_up(box: Box) -> None:
         box.put("note", text=str(number))
     daemon.send(signal.SIGCONT)
     box.wait_lines(*map(str, range(20)))
+
+
+def test_a_worker_that_cannot_be_forked_takes_no_other_with_it(box: Box) -> None:
+    box.module(
+        "import errno, os\n"
+        "from tasks import *\n"
+        "_fork, _calls = os.fork, []\n"
+        "def fork():\n"
+        "    _calls.append(1)\n"
+        "    if len(_calls) == 2:\n"
+        "        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))\n"
+        "    return _fork()\n"
+        "os.fork = fork\n"
+    )
+    daemon = box.start("--workers", "2", imports="mine")
+    wait_until(lambda: len(box.workers()) == 2)
+    assert daemon.says("cannot fork a worker")
+    assert not daemon.says("the template process died")
+    box.put("note")
+    box.wait_lines("done")
+    assert daemon.end() == 0
+
+
+def test_a_stranger_that_cannot_be_looked_at_stops_nobody(box: Box) -> None:
+    (box.spool / "running" / ("w" * 254)).mkdir()  # too long for a lock's name
+    daemon = box.start()
+    box.put("note", text="first")
+    box.wait_lines("first")
+    box.put("gate")
+    os.kill(box.number("pid"), signal.SIGKILL)
+    wait_until(lambda: len(box.lines("pid")) == 2)
+    box.open()
+    box.wait_lines("first", "passed")
+    assert daemon.text().count("cannot recover www") == 1
+    assert daemon.end() == 0
+
+
+def test_a_worker_that_died_while_it_was_handed_a_name_is_let_go(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(box.app)
+    monkeypatch.setenv("PYTHONPATH", box.environ()["PYTHONPATH"])
+    monkeypatch.setenv("OUT", str(box.out))
+    spool, loop = SpoolDir(box.spool), Loop()
+    watch = Watch(spool.path)
+    backlog = Backlog(spool, watch, Dropped(spool, {os.getuid()}))
+    settings = SupervisorSettings(owners=frozenset({os.getuid()}))
+    supervisor = Supervisor(spool, backlog, settings, "d", loop.add, loop.remove)
+    forker = Forker(template_start(["tasks"], "info", log_json=False))
+    loop.add(forker.fileno(), forker.read)
+    while forker.known is None:
+        loop.wait(LIMIT)
+    supervisor.use(forker)
+    supervisor.spawn(forker)
+    box.put("gate")
+    backlog.scan()
+    supervisor.feed()
+    victim = box.number("pid")
+    os.kill(parent_of(victim), signal.SIGKILL)
+    wait_until(lambda: not is_alive(victim))
+    box.put("note")
+    [worker] = supervisor._workers.values()
+    worker.offer(
+        [f"{folder}/{name}" for folder, name in spool.waiting()]
+    )  # as a feed does that comes before the bad news
+    assert not worker.channel.open
+    while not forker.gone:
+        loop.wait(LIMIT)
+    assert supervisor.empty
+    loop.remove(forker.fileno())
+    loop.wait(0)
+    forker.close()
+    watch.close()
+    loop.close()
+    spool.close()

@@ -155,6 +155,16 @@ def test_more_urgent_tasks_can_be_asked_for(server: Server) -> None:
     assert server.take() == [path_of(names[3]), path_of(names[5])]
 
 
+def test_asking_for_more_urgent_tasks_forgets_no_later_one(server: Server) -> None:
+    later = put(server.spool, make_name(NOW_US + 500_000))
+    put(server.spool, make_name(NOW_US + 700_000, priority=0))
+    news(server)
+    assert server.take() == []
+    assert server.backlog.next_due_us == later.due_us
+    assert server.take(more_urgent_than=5) == []
+    assert server.backlog.next_due_us == later.due_us
+
+
 def test_a_task_for_later_waits_until_it_is_due(
     server: Server, clock: FakeClock
 ) -> None:
@@ -277,6 +287,13 @@ def test_a_folder_that_was_missed_and_then_made_anew_is_seen(
         assert watching.run() == [path_of(again)]
 
 
+def test_a_priority_that_was_removed_and_made_anew_is_seen(watching: Server) -> None:
+    Path(watching.spool.path, "7").rmdir()
+    assert watching.take() == []
+    name = put(watching.spool, make_name(priority=7))
+    assert watching.take() == [path_of(name)]
+
+
 def test_a_priority_that_is_gone_is_no_error(server: Server) -> None:
     Path(server.spool.path, "9").rmdir()
     server.backlog.scan()
@@ -381,6 +398,47 @@ def test_names_beyond_what_memory_may_hold_come_later(
         found.update(dict.fromkeys(taken))
     assert list(found) == [path_of(name) for name in names]
     assert tasks(server.spool) == {}
+
+
+def test_names_that_come_faster_than_they_are_taken_do_not_fill_memory(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "NAMES_MAX", 4)
+    monkeypatch.setattr(module, "WATCH_MAX", 2)
+    put(watching.spool)
+    watching.run()
+    names = {path_of(put(watching.spool)) for _ in range(11)}
+    watching.events()
+    [folder] = watching.backlog._priorities[5].folders.values()
+    assert len(folder.arrived) == 4
+    found: set[str] = set()  # a name may come twice
+    while taken := watching.run(3):
+        found.update(taken)
+    assert found == names
+    assert tasks(watching.spool) == {}
+
+
+def test_a_folder_that_may_not_be_read_does_not_hold_up_the_others(
+    server: Server,
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed = put(server.spool, make_name(priority=3))
+    name = put(server.spool)
+    news(server)
+    server.events()
+    told = ToldOS()
+    told.fail("open", errno.EACCES)
+    with monkeypatch.context() as patch:
+        patch.setattr(root, "os", told)
+        patch.setattr(files, "os", told)
+        assert server.backlog.take(9) == [path_of(name)]
+        server.backlog.settle(path_of(name))
+    assert caplog.text.count("cannot read folder 3/") == 1
+    clock.advance(KEEP_US / 1e6)
+    server.backlog.scan()
+    assert path_of(closed) in server.take()
 
 
 # -- folders that are over --------------------------------------------------------

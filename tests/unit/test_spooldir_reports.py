@@ -175,3 +175,16 @@ def test_reading_closes_what_it_opens(
     with pytest.raises(OSError, match="Input/output"):
         reports.read_why(spool, "failed/x")
     assert os.listdir(Path(spool.path, "failed")) == ["x.why"]
+
+
+def test_a_list_of_attempts_is_cut_to_the_last_ones_when_it_is_long(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reports, "_LIST_MAX", 20_000)
+    for attempt in range(500):
+        record = reports.attempt_record(claim(attempt), "E: 1", NOW_US, NOW_US)
+        reports.append_attempt(spool, ID, record)
+    assert Path(spool.path, reports.attempts_path(ID)).stat().st_size <= 20_000
+    kept = [record["attempt"] for record in reports.attempts(spool, ID)]
+    assert kept == list(range(501 - len(kept), 501))
+    assert os.listdir(Path(spool.path, "logs")) == [f"{ID}.attempts"]
