@@ -43,4 +43,4 @@ bench: .venv/ready
 
 clean:
 	rm -rf .venv .venv-demo .demo build dist spoold.egg-info
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .mypy_cache .ruff_cache tests/.ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage*

@@ -186,7 +186,9 @@ def _text_us(text: str, now_us: int) -> int:
         with suppress(ValueError):
             moment = datetime.fromisoformat(text if match[1] else f"{text}Z")
             return (moment - _EPOCH) // _MICROSECOND
-    raise ValueError(f"at: {_show(text)} is not a moment")
+    raise ValueError(
+        f"at: {_show(text)} is not a moment, such as +5m or 2026-11-20T21:01:00Z"
+    )
 
 
 def _show(text: str) -> str:
@@ -317,6 +319,9 @@ def _read_lines(head: bytes, *, ends: bool) -> Header | None:
     else:
         if not ends:
             return None
+    if "task" not in pairs:
+        some = ", ".join(_show(key) for key in list(pairs)[:3])
+        raise CorruptError(f"no line task=... (its keys: {some})")
     known = {key: pairs.pop(key) for key in _LINE_KEYS if key in pairs}
     try:
         keys = msgspec.convert(known, _Keys)

@@ -49,7 +49,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if not self.dirs:
-            raise UsageError("no spool was named: use --dir DIR")
+            raise UsageError("no spool was named: use --dir DIR, or SPOOLER_DIR")
         if len({os.path.realpath(path) for path in self.dirs}) != len(self.dirs):
             raise UsageError("the same spool is named twice")
         if not self.imports:

@@ -101,6 +101,7 @@ class Daemon:
         self._stop_at: float | None = None
         self._drained_at = 0.0
         self._code = EXIT_DONE
+        self._started = iso(CLOCK.now_us())
         self._killed = False
 
     def _open(self, spool: SpoolDir) -> _Spool:
@@ -143,6 +144,13 @@ class Daemon:
         forker = Forker(start)
         self._loop.add(forker.fileno(), lambda: self._listen(forker))
         return forker
+
+    def _try_to_fork_template(self) -> Forker | None:
+        try:
+            return self._fork_template()
+        except OSError as error:  # too many processes, or open files
+            log.error("reload: the old code goes on: %s", error)
+            return None
 
     def _listen(self, forker: Forker) -> None:
         forker.read()
@@ -195,7 +203,7 @@ class Daemon:
                 "kind": "daemon",
                 "pid": os.getpid(),
                 "host": socket.gethostname(),
-                "started": iso(CLOCK.now_us()),
+                "started": self._started,
                 "version": __version__,
                 "workers": self._settings.workers,
                 "tasks": sorted(each.name for each in known),
@@ -365,7 +373,7 @@ class Daemon:
             self._reload_again = True  # it may have imported the old code already
         elif self._stop_at is None:
             log.info("reload: importing anew")
-            self._coming = self._fork_template()
+            self._coming = self._try_to_fork_template()
 
     def _look_after_templates(self) -> None:
         coming = self._coming
@@ -399,7 +407,7 @@ class Daemon:
         ):
             log.error("the template process died: starting another")
             self._restart_at = now + RESTART_PAUSE
-            self._coming = self._fork_template()
+            self._coming = self._try_to_fork_template()
 
     def _drop(self, forker: Forker) -> None:
         if not forker.gone:

@@ -451,6 +451,9 @@ class Task(Generic[P, R]):
         if options.body is not None and not takes_body:
             problem = "it has no parameter 'body' to take the body"
             raise ArgumentsError(self.name, arguments.signature, problem)
+        if options.body is None and not arguments.body_is_optional:
+            problem = "missing argument 'body', by name"
+            raise ArgumentsError(self.name, arguments.signature, problem)
         return put(self.name, arguments.encode(args, kwargs), options)
 
 

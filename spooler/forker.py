@@ -151,6 +151,8 @@ class Forker:
     def close(self) -> None:
         """End the template: it goes when its socket is closed."""
         self._socket.close()
+        if self.known is None:  # it imports, and nobody waits for that any more
+            self._process.kill()
         try:
             self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

@@ -112,7 +112,8 @@ def _due(at: At, now_us: int) -> int:
     try:
         return parse_at(at, now_us)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"at={at!r} cannot be: {error}") from None
+        problem = str(error).removeprefix("at: ")
+        raise UsageError(f"at={at!r} cannot be: {problem}") from None
 
 
 def _check_id(value: str) -> str:

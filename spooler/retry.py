@@ -43,6 +43,8 @@ _DOUBLINGS: Final = 1000
 
 
 def _check(field: str, value: float, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UsageError(f"{field}={value!r:.80} cannot be: it takes a number")
     # Not "value < 0 or value > high": nan must be refused too.
     if not 0 <= value <= high:
         raise UsageError(f"{field}={value} cannot be: it takes 0 to {high}")

@@ -38,6 +38,9 @@ it may not have begun it, and then somebody has stopped it."""
 RECOVER_AGAIN: Final = 1.0
 """Seconds until a recovery that the file system refused is tried again."""
 
+SPAWN_AGAIN: Final = 5.0
+"""Seconds until more workers are tried after the system has refused them."""
+
 ASK_MAX: Final = 16
 """Workers that are asked for at once, so that neither side waits for the other."""
 
@@ -170,7 +173,14 @@ class Supervisor:
         for _ in range(self._settings.workers - active):
             if forker.asked >= ASK_MAX:
                 return
-            self._start(forker)
+            try:
+                self._start(forker)
+            except OSError as error:
+                self._spawn_at = now + SPAWN_AGAIN
+                have = len(self._workers)
+                text = "cannot start more than %d workers in %s now: %s"
+                log.error(text, have, escape(self._spool.path), error)
+                return
 
     def _start(self, forker: Forker) -> None:
         name = process_name("worker")
@@ -229,7 +239,8 @@ class Supervisor:
         worker.connection.close()
         for path in worker.in_flight:
             self._backlog.give_back(path)
-        if code == 0:
+        # A task that calls os._exit(0) ends its worker too, but not in order.
+        if code == 0 and not self._spool.has(f"running/{name}"):
             log.debug("end worker=%s", name)
             return
         self._dead[name] = self._why(worker, code)

@@ -114,11 +114,18 @@ def _explain(module: str, error: BaseException) -> str:
     own = [
         frame
         for frame in frames
-        if "importlib" not in frame.filename and not frame.filename.startswith(ours)
+        if not frame.filename.startswith((ours, "<"))
+        and "importlib" not in frame.filename
     ]
-    where = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    places = [(frame.filename, frame.lineno) for frame in own]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    where = f" ({places[-1][0]}, line {places[-1][1]})" if places else ""
     hint = ""
-    if isinstance(error, ModuleNotFoundError) and error.name == module:
+    if isinstance(error, ModuleNotFoundError) and error.name in (
+        module,
+        module.partition(".")[0],
+    ):
         hint = f"; looked in {os.getcwd()} and in Python's path"
     return f"cannot import {module}: {what}{where}{hint}"
 
@@ -140,7 +147,8 @@ class Template:
         self._children: set[int] = set()
 
     def _tell(self, message: dict[str, Any]) -> None:
-        self._control.sendall(json.dumps(message).encode() + b"\n")
+        with contextlib.suppress(OSError):  # the daemon is gone; it will be seen
+            self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _lines(self) -> list[bytes] | None:
         data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 64)

@@ -290,7 +290,7 @@ def play() -> None:
         wait_until(SHEET.exists, f"{SHEET} is there", process)
         stop(process)
 
-    print("In the order of execution; seconds from due to done, bytes in and out:\n")
+    print("In the order in which they were done (seconds from due to done, bytes):\n")
     print_table()
     print("\nGiven up (spool ls failed):\n")
     print(spool("ls", "failed"))

@@ -99,7 +99,13 @@ class Call:
 def dir_and_json(function: Callable[..., None]) -> Callable[..., None]:
     """Add the two options that stand before or after the command."""
 
-    @click.option("--dir", "dir_", type=click.Path(), metavar="DIR", help="The spool.")
+    @click.option(
+        "--dir",
+        "dir_",
+        type=click.Path(readable=False),
+        metavar="DIR",
+        help="The spool.",
+    )
     @click.option("--json", "json_", is_flag=True, help="Print JSON.")
     @functools.wraps(function)
     def wrapper(dir_: str | None, json_: bool, **options: Any) -> None:

@@ -56,7 +56,7 @@ def text_of(problem: object) -> str:
 def say(lines: Iterable[str]) -> None:
     """Print lines, escaped; cut to the width of the terminal if it is one."""
     shown = [escape(line) for line in lines]
-    if sys.stdout.isatty():
+    if sys.stdout is not None and sys.stdout.isatty():
         with suppress(OSError):
             width = os.get_terminal_size(sys.stdout.fileno()).columns
             shown = [
@@ -65,6 +65,12 @@ def say(lines: Iterable[str]) -> None:
             ]
     if shown:
         click.echo("\n".join(shown))
+
+
+def give_up() -> None:
+    """Forget what could not be printed, so that nothing fails at the exit."""
+    with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def say_json(values: Iterable[object]) -> None:

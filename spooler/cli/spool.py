@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 import msgspec
@@ -73,7 +73,7 @@ Shell completion, for bash (or zsh_source, fish_source):
 @click.option(
     "--dir",
     "dir_",
-    type=click.Path(),
+    type=click.Path(readable=False),
     metavar="DIR",
     help="The spool.  [default: $SPOOL_DIR, else ./spool]",
 )
@@ -118,7 +118,9 @@ Examples:
 
 
 @main.command(epilog=_INIT_EXAMPLES)
-@click.argument("directory", type=click.Path(), metavar="[DIR]", required=False)
+@click.argument(
+    "directory", type=click.Path(readable=False), metavar="[DIR]", required=False
+)
 @dir_and_json
 def init(call: Call, directory: str | None) -> None:
     """Make a spool. One that is there already is left as it is."""
@@ -190,12 +192,16 @@ def put(
         id=task_id,
     )
     handle = put_task(check_task_name(task), _arguments(arguments), options)
-    if call.json:
-        due = {"priority": priority, "due": iso(due_us)}
-        facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
-        output.say_json([facts])
-    else:
-        output.say([handle.id])
+    try:
+        if call.json:
+            due = {"priority": priority, "due": iso(due_us)}
+            facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
+            output.say_json([facts])
+        else:
+            output.say([handle.id])
+    except OSError as problem:  # it was put all the same: do not have it put again
+        output.error(f"task {handle.id} was put, but that cannot be printed: {problem}")
+        output.give_up()
 
 
 def _arguments(given: Sequence[str]) -> bytes:
@@ -231,7 +237,7 @@ def _raw_json(argument: str, text: str) -> msgspec.Raw:
 
 def _open_body(path: str) -> Body:
     if path == "-":
-        return sys.stdin.buffer
+        return _stdin()
     try:
         return click.get_current_context().with_resource(open(path, "rb"))
     except OSError as problem:
@@ -430,9 +436,15 @@ def _ids(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(ids))
 
 
+def _stdin() -> BinaryIO:
+    if sys.stdin is None:
+        raise UsageError("- is standard input, which is closed")
+    return sys.stdin.buffer
+
+
 def _ids_from_stdin() -> list[str]:
     ids = []
-    for line in sys.stdin.buffer:
+    for line in _stdin():
         words = os.fsdecode(line).split()
         if not words or words[:2] == list(output.LS_HEADER[:2]):
             continue

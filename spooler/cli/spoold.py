@@ -8,7 +8,7 @@ import click
 from .. import __version__, logs
 from ..config import Settings, parse_file
 from ..daemon import Daemon
-from ..errors import EXIT_SETTINGS, EXIT_USAGE, UsageError
+from ..errors import EXIT_FAILED, EXIT_SETTINGS, EXIT_USAGE, UsageError
 from ..logs import LEVELS, escape
 from ..retry import RetryPolicy
 
@@ -28,7 +28,8 @@ Every option can also be given as an environment variable (SPOOLER_WORKERS=4) or
 the file named by --config (workers = 4). The command line wins, then the environment.
 
 \b
-Exit codes: 0 stopped as asked, 2 wrong usage, 78 something must be put right first
+Exit codes: 0 stopped as asked, 1 could not go on (the spool was removed, no more
+processes or files), 2 wrong usage, 78 something must be put right first
 (no such spool, no permission, modules that cannot be imported, a bad file).
 """
 
@@ -180,7 +181,8 @@ def main(**options: Any) -> None:
     except UsageError as error:
         _stop(error)
     except OSError as error:
-        _stop(error)
+        click.echo(f"spoold: {escape(str(error))}", err=True)
+        sys.exit(EXIT_FAILED)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 Works with or without a daemon. Specification: docs/format.md, section 3.
 """
 
+import errno
 import heapq
 import os
 from collections import defaultdict
@@ -320,13 +321,26 @@ def remove(spool: SpoolDir, found: Found, *, durable: bool = True) -> None:
             f"{found.id}: is running, and cannot be removed: let it end, or stop its"
             " daemon, which gives it back"
         )
-    _move(lambda: os.unlink(found.path, dir_fd=spool.fd), found)
+    _move(lambda: _unlink(spool, found.path), found)
     if durable:
         spool.sync_moved(found.path.rpartition("/")[0])
     if found.state is not State.WAITING:
         reports.remove_why(spool, found.path)
     if found.name is not None:
         reports.forget_attempts(spool, found.id)
+
+
+def _unlink(spool: SpoolDir, path: str) -> None:
+    try:
+        os.unlink(path, dir_fd=spool.fd)
+    except IsADirectoryError:
+        try:
+            os.rmdir(path, dir_fd=spool.fd)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            there = f"{spool.path}/{path}"
+            raise UsageError(f"{there}: is a directory with files in it") from None
 
 
 def sync(spool: SpoolDir, paths: Iterable[str]) -> None:

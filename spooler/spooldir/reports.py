@@ -29,8 +29,9 @@ def to_json(value: object) -> bytes:
 
 def read_json(spool: SpoolDir, path: str) -> dict[str, object]:
     """Read a small JSON object of the spool; empty if it is gone or damaged."""
-    for record in _lines(spool, path):
-        return record
+    with suppress(OSError):  # another user's, or no file: it is for people
+        for record in _lines(spool, path):
+            return record
     return {}
 
 
