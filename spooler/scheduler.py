@@ -19,6 +19,9 @@ from .template import Known
 LOOK_AGAIN_US = 1_000_000
 """How soon to look again at a timer whose last task has not finished."""
 
+AHEAD_US = 24 * 3600 * 1_000_000
+"""How far in the future a slot is that only a wrong clock can have put."""
+
 log = logging.getLogger(__name__)
 
 
@@ -79,6 +82,7 @@ class Scheduler:
         again_us = never if upcoming_us is None else upcoming_us
         if slot_us is None:
             return again_us
+        self._take_back(task, slot_us, now_us)
         if self._is_put(task, slot_us):
             return again_us
         with timers.lock(self._spool):
@@ -91,6 +95,20 @@ class Scheduler:
                     return min(again_us, now_us + LOOK_AGAIN_US)
                 self._put(timer.known, slot_us)
         return again_us
+
+    def _take_back(self, task: str, slot_us: int, now_us: int) -> None:
+        """Forget slots that were put when the clock ran far ahead.
+
+        After a smaller step back the timer waits, so that no slot runs twice.
+        """
+        last_us = timers.latest_slot(self._spool, task)
+        if last_us is None or last_us <= now_us + AHEAD_US:
+            return
+        text = "timer %s ran for %s, which is in the future: it goes on from now"
+        log.warning(text, escape(task), iso(last_us))
+        with timers.lock(self._spool):
+            timers.begin(self._spool, task, slot_us)
+            timers.forget(self._spool, task, after_us=slot_us)
 
     def _is_put(self, task: str, slot_us: int) -> bool:
         last_us = timers.latest_slot(self._spool, task)

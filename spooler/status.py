@@ -64,6 +64,7 @@ class Overview(TypedDict):
     corrupt: int
     dropped: int
     lost: int
+    unreadable: int
     priorities: list[PriorityFacts]
     daemons: list[dict[str, object]]
     workers: list[dict[str, object]]
@@ -95,6 +96,7 @@ class Counts:
         waiting: Due, and nobody has begun it.
         later: Due later.
         dropped: Files that have not been adopted yet.
+        unreadable: Minute folders that may not be read, so what is in them is missing.
     """
 
     waiting: int = 0
@@ -103,6 +105,7 @@ class Counts:
     failed: int = 0
     corrupt: int = 0
     dropped: int = 0
+    unreadable: int = 0
     priorities: dict[int, PriorityCount] = field(default_factory=dict)
     waiting_names: Counter[str] = field(default_factory=Counter)
 
@@ -138,7 +141,11 @@ def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -
     counts.dropped += dropped(spool, str(number))
     for file in spool.minutes(number):
         start_us = minute_start_us(file) or 0
-        found = spool.names(f"{number}/{file}")
+        try:
+            found = spool.names(f"{number}/{file}")
+        except PermissionError:
+            counts.unreadable += 1
+            continue
         names = [name for name in found if _NATIVE.match(name)]
         counts.dropped += len(found) - len(names)
         if start_us > now_us:
@@ -187,8 +194,9 @@ def living(spool: SpoolDir) -> list[dict[str, object]]:
     found = []
     for name in processes(spool):
         facts = read_json(spool, f"workers/{name}.json")
-        if facts and is_alive(spool, name):
-            found.append({"name": name, **facts})
+        with suppress(OSError):  # another user's: no more can be said of it
+            if facts and is_alive(spool, name):
+                found.append({"name": name, **facts})
     return found
 
 
@@ -237,6 +245,7 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
         "corrupt": counts.corrupt,
         "dropped": counts.dropped,
         "lost": sum(map(len, held.values())),
+        "unreadable": counts.unreadable,
         "priorities": [
             {
                 "priority": number,

@@ -25,6 +25,8 @@ def screen(facts: Overview, now_us: int) -> list[str]:
             f"{facts['corrupt']} corrupt, {facts['dropped']} dropped and not adopted"
             f" yet{hint}"
         )
+    if facts["unreadable"]:
+        lines.append(f"{facts['unreadable']} minute folders may not be read by you")
     lines += ["", *_processes(facts, now_us)]
     if facts["failures"]:
         lines += ["", "last failures (see `spool show ID`)"]

@@ -53,6 +53,7 @@ class SpoolDir:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self._fd = -1
+        self._owner: tuple[int, int] | None = None
         self._synced: set[str] = set()
         self._tmpfile = os.path.isdir("/proc/self/fd")
         self._opening = threading.Lock()
@@ -87,10 +88,14 @@ class SpoolDir:
             raise NotASpoolError(self.path, "is not a directory") from None
         try:
             self._check(fd)
+            status = os.fstat(fd)
         except BaseException:
             os.close(fd)
             raise
         with self._opening:
+            # What root makes in another user's spool is of use only to that user.
+            foreign = os.geteuid() == 0 and status.st_uid != 0
+            self._owner = (status.st_uid, status.st_gid) if foreign else None
             if self._fd < 0:
                 self._fd = fd
             else:  # other threads may be using the number: keep it
@@ -188,6 +193,8 @@ class SpoolDir:
         placed = False
         try:
             try:
+                if self._owner is not None:
+                    os.fchown(fd, *self._owner)
                 for chunk in chunks:
                     write_all(fd, chunk)
                 if durable:
@@ -260,16 +267,18 @@ class SpoolDir:
         self._synced.discard(folder)
         priority = folder.partition("/")[0]
         try:
-            os.mkdir(folder, 0o700, dir_fd=self.fd)
-        except FileExistsError:
-            return
+            self._mkdir(folder)
         except FileNotFoundError:
             self.open()  # the spool may have been made anew
-            with suppress(FileExistsError):
-                os.mkdir(priority, 0o700, dir_fd=self.fd)
-                os.fsync(self.fd)
-            with suppress(FileExistsError):
-                os.mkdir(folder, 0o700, dir_fd=self.fd)
+            self._mkdir(priority)
+            os.fsync(self.fd)
+            self._mkdir(folder)
+
+    def _mkdir(self, folder: str) -> None:
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700, dir_fd=self.fd)
+            if self._owner is not None:
+                os.chown(folder, *self._owner, dir_fd=self.fd, follow_symlinks=False)
 
     def in_folder(
         self, folder: str, act: Callable[[], T], source: str | None = None

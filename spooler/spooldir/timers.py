@@ -98,6 +98,18 @@ def begin(spool: SpoolDir, task: str, slot_us: int) -> None:
         spool.sync("timers")
 
 
+def forget(spool: SpoolDir, task: str, *, after_us: int) -> None:
+    """Remove the notes of slots later than a moment. Hold the lock.
+
+    Raises:
+        OSError: From the file system.
+    """
+    for slot_us in _slots(spool, task):
+        if slot_us > after_us:
+            os.unlink(_record(slot_us, task), dir_fd=spool.fd)
+    spool.sync("timers")
+
+
 def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
     """Put the task of a slot and note it. Durable. Hold the lock.
 

@@ -43,7 +43,15 @@ MODULES: Final = (
     root,
     timers,
 )
-PURE: Final = {"fspath", "fsencode", "fsdecode", "urandom", "getpid", "memfd_create"}
+PURE: Final = {
+    "fsdecode",
+    "fsencode",
+    "fspath",
+    "geteuid",
+    "getpid",
+    "memfd_create",
+    "urandom",
+}
 OWNERS: Final = {os.getuid()}
 DATA: Final = b'{"task":"t","args":{"a":1}}\n' + b"body" * 100
 BAD: Final = b"this is no task\n"

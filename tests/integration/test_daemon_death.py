@@ -1,6 +1,9 @@
 """Workers, the template and the daemon die at the wrong moment."""
 
+import json
 import os
+import re
+import resource
 import shutil
 import signal
 
@@ -330,3 +333,39 @@ def test_a_worker_that_died_while_it_was_handed_a_name_is_let_go(
     watch.close()
     loop.close()
     spool.close()
+
+
+def test_a_task_that_ends_its_worker_with_status_0_is_told_as_it_is(box: Box) -> None:
+    box.module("import os\nfrom spooler import spool\n@spool\ndef end(): os._exit(0)\n")
+    box.put("end")
+    daemon = box.start("--max-attempts", "1", imports="mine")
+    assert box.why()["error"] == "its worker died: exit status 0"
+    assert daemon.end() == 0
+
+
+def test_a_reload_without_processes_leaves_the_old_code(box: Box) -> None:
+    daemon = box.start()
+    box.put("gate")
+    box.number("pid")
+    limits = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for("the old code goes on")
+    resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, limits)
+    box.open()
+    box.wait_lines("passed")
+    assert box.lines("attempts") == ["1"]
+    assert daemon.end() == 0
+
+
+def test_a_daemon_keeps_its_age_in_a_reload(box: Box) -> None:
+    def started() -> str:
+        [name] = [n for n in box.names("workers") if re.match("daemon.*json", n)]
+        facts = json.loads((box.spool / "workers" / name).read_text())
+        return str(facts["started"])
+
+    daemon = box.start()
+    before = started()
+    daemon.send(signal.SIGHUP)
+    daemon.wait_for("reload: done")
+    assert started() == before

@@ -352,3 +352,25 @@ def test_many_workers_start_and_stop(box: Box) -> None:
     wait_until(lambda: len(box.workers()) == 40)
     assert daemon.end() == 0
     assert box.is_left_clean()
+
+
+def test_a_syntax_error_is_named_with_its_place(box: Box) -> None:
+    box.module("x = 1\ndef (:\n")
+    line = box.refused(box.command(imports="mine"), 78)
+    assert "mine.py, line 2" in line
+
+
+def test_an_option_of_the_wrong_type_is_named_with_its_place(box: Box) -> None:
+    box.module("from spooler import spool\n@spool(retries='x')\ndef f(): 1\n")
+    line = box.refused(box.command(imports="mine"), 78)
+    assert "retries='x' cannot be: it takes a number" in line
+    assert "mine.py, line 2" in line
+
+
+def test_a_stop_does_not_wait_for_an_import(box: Box) -> None:
+    box.module("from tasks import OUT, wait_for\n(OUT / 'in').touch()\nwait_for('x')\n")
+    daemon = box.launch(box.command(imports="mine"))
+    wait_until(lambda: (box.out / "in").exists())
+    daemon.process.terminate()
+    assert daemon.wait() == 0
+    assert "Traceback" not in daemon.text()

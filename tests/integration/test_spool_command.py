@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -815,3 +816,46 @@ def test_status_of_a_busy_spool_fits_on_a_screen_too(
     assert "\n4 more          …" in shown
     assert "… and 2 more workers" in shown
     assert "task2 (1), 6 more\n" in shown
+
+
+@pytest.mark.parametrize("where", ["&-", "/dev/full"])
+def test_put_does_not_fail_after_the_task_was_put(spool: SpoolDir, where: str) -> None:
+    command = f"{shlex.quote(str(SPOOL))} put t a=1 --dir {shlex.quote(spool.path)}"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} >{where}"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(list(spool.waiting())) == 1
+
+
+def test_closed_standard_input_is_an_error_of_one_line(spool: SpoolDir) -> None:
+    command = f"{shlex.quote(str(SPOOL))} kick - --dir {shlex.quote(spool.path)}"
+    done = subprocess.run(
+        ["sh", "-c", f"{command} <&-"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "spool: - is standard input, which is closed\n"
+
+
+def test_status_bears_what_it_may_not_read(spool: SpoolDir) -> None:
+    workers = Path(spool.path, "workers")
+    (workers / "j.json").symlink_to("/nowhere")
+    (workers / "k.json").mkdir()
+    (workers / "l.lock").symlink_to("/nowhere")
+    done = subprocess.run(
+        [SPOOL, "--dir", spool.path], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_directory_that_was_put_aside_can_be_removed(spool: SpoolDir) -> None:
+    Path(spool.path, "corrupt", "dir.0123abcd").mkdir()
+    done = subprocess.run(
+        [SPOOL, "rm", "dir.0123abcd", "--dir", spool.path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not Path(spool.path, "corrupt", "dir.0123abcd").exists()

@@ -747,3 +747,15 @@ def test_not_permitted_is_believed_when_it_is_said_again(
     with nullcontext() if times == 1 else pytest.raises(PermissionError):
         spool.in_folder(make_name().folder, act)
     assert len(made) == calls
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_puts_belongs_to_the_owner_of_the_spool(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.mkdir()
+    os.chown(path, 12345, 23456)
+    name = make_name(priority=42)
+    with closing(SpoolDir(path)) as spool:
+        spool.put(name, [b"x"])
+    for made in (path / "42", path / name.folder, path / name.folder / str(name)):
+        assert (made.stat().st_uid, made.stat().st_gid) == (12345, 23456)

@@ -452,3 +452,23 @@ def test_somebody_who_was_faster_while_we_waited_for_the_lock_wins(
     finish(spool)
     timer.put_due()
     assert due(spool) == []
+
+
+def test_a_clock_that_ran_far_ahead_stops_no_timer(
+    spool: SpoolDir, clock: FakeClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    ahead = FakeClock(NOW_US + 365 * 24 * 3600 * 1_000_000)
+    early = scheduler(spool, ahead)
+    early.put_due()
+    ahead.advance(60)
+    early.put_due()
+    finish(spool)
+
+    timer = scheduler(spool, clock)
+    timer.put_due()
+    assert due(spool) == []
+    assert "in the future" in caplog.text
+    clock.advance(60)
+    timer.put_due()
+    assert len(due(spool)) == 1
+    assert due(spool)[0] <= clock.now_us()
