@@ -207,6 +207,8 @@ class SpoolDir:
                 self.sync_folder(name)
         except OSError as error:
             if not placed:
+                if error.filename is None:  # write and fsync do not say where
+                    error.filename = self.path
                 raise
             raise SpoolUncertain(name.id, error) from error
 

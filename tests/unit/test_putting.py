@@ -1,6 +1,7 @@
 """Put tasks: the last step of every producer in Python."""
 
 import enum
+import errno
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -201,3 +202,14 @@ def test_a_handle_tells_where_its_task_stands(spool: SpoolDir) -> None:
 
 def test_errors_of_arguments_are_errors_of_usage() -> None:
     assert issubclass(ArgumentsError, UsageError)
+
+
+def test_an_error_while_writing_names_the_spool(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = ToldOS()
+    told.fail("write", errno.ENOSPC)
+    monkeypatch.setattr(files, "os", told)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        put("t", b"{}", PutOptions(spool=spool.path))
+    assert caught.value.filename == spool.path
