@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SHELL = ROOT / "examples/shell"
@@ -103,3 +104,41 @@ def test_state_shows_what_there_is(shell: str, home: Path) -> None:
     assert r"ValueError: with \"quotes\"" in state
     corrupt = r"^corrupt\n  x\.[0-9a-f]{8}\n    line 1: no = "
     assert re.search(corrupt, state, re.MULTILINE)
+
+
+def cron_commands() -> list[str]:
+    """Return the commands of the crontab as cron hands them to the shell."""
+    lines = (SHELL / "cron.example").read_text().splitlines()
+    timed = [line for line in lines if re.match(r"[\d*]", line)]
+    return [re.split(r"\s+", line, maxsplit=5)[5].replace(r"\%", "%") for line in timed]
+
+
+@pytest.mark.parametrize("command", cron_commands())
+def test_the_lines_for_cron_put_a_task(command: str, home: Path) -> None:
+    here = command.replace("/usr/local/bin/enqueue.sh", str(SHELL / "enqueue.sh"))
+    environ = {"SPOOL_DIR": str(home / "spool"), "PATH": "/usr/bin:/bin"}
+    if "dpkg-query" in here and shutil.which("dpkg-query") is None:
+        here = here.replace("dpkg-query -l", "uname -a")
+    done = subprocess.run(
+        ["sh", "-c", here], cwd="/", env=environ, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    dropped = [p for p in (home / "spool").glob("*/*") if p.parent.name.isdigit()]
+    assert len(dropped) == 1
+    assert dropped[0].read_text().startswith("task=")
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_shows_what_it_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples/thumbnails/demo.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The daemon has ended and left no process." in done.stdout
+    assert "broken.jpg" in done.stdout
+    sheet = tmp_path / ".demo" / "contact-sheet.jpg"
+    with Image.open(sheet) as image:
+        assert min(image.size) > 500
