@@ -40,6 +40,7 @@ from .hints import (
     Records,
     field,
     fields,
+    public,
     read_value,
     show,
     usable,
@@ -93,6 +94,7 @@ class Arguments:
         place = inspect.Parameter.POSITIONAL_ONLY
         self._first = [p for p in self._parameters.values() if p.kind is place]
         text = str(signature.replace(return_annotation=REQUIRED))
+        text = public(text)
         self.signature = " ".join(re.sub(r": '([^']*)'", r": \1", text).split())
         self._body, self._wants_dict = BodyKind.NONE, False
         self._rest: object = None

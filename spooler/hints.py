@@ -20,7 +20,6 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 import msgspec
 from msgspec import UNSET
 
-show: Final = inspect.formatannotation
 REQUIRED: Final = inspect.Parameter.empty
 ANYTHING: Final = (inspect.Parameter.empty, Any, object)
 UNIONS: Final = (Union, types.UnionType)
@@ -42,6 +41,16 @@ Hints = dict[str, object]
 
 
 Records = dict[object, _Custom]  # the types made so far: a class may name itself
+
+
+def show(hint: object) -> str:
+    """Return a type hint as its author wrote it, nearly."""
+    return public(inspect.formatannotation(hint))
+
+
+def public(text: str) -> str:
+    """Return a signature or hint with the public names of classes."""
+    return text.replace("pathlib._local.", "pathlib.")  # Python 3.13
 
 
 def usable(hint: Any, records: Records) -> Any:
