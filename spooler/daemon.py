@@ -419,6 +419,7 @@ class Daemon:
         for forker in (self._forker, *coming, *self._old):
             self._drop(forker)
         self._let_go()
+        self._signals.ignore()
 
     def _let_go(self) -> None:
         for spool in self._spools:

@@ -182,7 +182,8 @@ class Signals:
     def __init__(self, numbers: Iterable[int]) -> None:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._seen: list[int] = []
-        for number in numbers:
+        self._numbers = tuple(numbers)
+        for number in self._numbers:
             signal.signal(number, self._handle)
         # A lease that is broken while we hold it sends this one; see
         # spooldir.dropped. Not SIG_IGN: that would be inherited by user code.
@@ -194,6 +195,15 @@ class Signals:
             os.write(self._writer, b"s")
         except BlockingIOError:
             return  # the pipe is full: the loop is awake anyway
+
+    def ignore(self) -> None:
+        """Ignore them from now on: the process is about to end by itself.
+
+        Python gives signals their default effect back while it ends, and one more
+        TERM would then turn a good exit code into a death.
+        """
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when signals came."""

@@ -255,6 +255,14 @@ def test_a_full_pipe_loses_no_signal(signals: Signals) -> None:
     assert signals.take() == [signal.SIGUSR1]
 
 
+def test_signals_that_come_at_the_end_do_nothing(signals: Signals) -> None:
+    signals.ignore()
+    signal.raise_signal(signal.SIGUSR1)
+    assert signals.take() == []
+    # What Python leaves alone while it ends; all other handlers become the default.
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+
+
 def test_a_broken_lease_does_not_kill(signals: Signals) -> None:
     signal.raise_signal(signal.SIGIO)
     assert signals.take() == []
