@@ -8,7 +8,6 @@ from ._version import __version__
 from .current import CurrentTask, current_task
 from .decorators import (
     Spooler,
-    Task,
     cron,
     spool,
     spoolforever,
@@ -25,8 +24,9 @@ from .errors import (
     TaskNameError,
     UsageError,
 )
-from .putting import Handle
+from .putting import Call, Handle
 from .task import IGNORE, OK, RETRY, Answer, State
+from .tasks import Task
 
 __all__ = [
     "IGNORE",
@@ -34,6 +34,7 @@ __all__ = [
     "RETRY",
     "Answer",
     "ArgumentsError",
+    "Call",
     "CurrentTask",
     "Fail",
     "Handle",

@@ -20,6 +20,7 @@ from .logs import escape
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.recovery import remove_folder
+from .spooldir.root import FOLDERS
 from .task import MINUTE_US, Name, is_priority, minute_start_us
 from .wakeup import Watch
 
@@ -457,10 +458,7 @@ class Backlog:
             insort(priority.minutes, minute)
 
 
-_OURS: Final = frozenset(
-    {"running", "failed", "corrupt", "done", "logs", "tmp", "timers", "workers"}
-)
-
+_OURS: Final = frozenset(name for name in FOLDERS if not is_priority(name))
 
 _UNNAMED: Final = re.compile("#[0-9]+")
 """What the kernel calls a file without a name when its producer closes it."""

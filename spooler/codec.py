@@ -6,21 +6,18 @@ Specification: docs/format.md, section 2.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Final
 
 import msgspec
 
 from .errors import CorruptError, TaskNameError, UsageError
+from .moments import NUMBER, parse_at, show
+from .options import RunOptions, check_key, check_options
 from .task import (
-    MAX_DUE_US,
     MAX_HEADER,
     MAX_PRIORITY,
-    Header,
     check_task_name,
     is_id,
     is_priority,
@@ -34,19 +31,33 @@ _PACKET: Final = b"\x11"
 _TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
 _TOO_LARGE: Final = f"header is larger than {MAX_HEADER} bytes"
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND: Final = timedelta(microseconds=1)
-_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
-_FROM_NOW = re.compile(r"\+(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
-_ISO = re.compile(
-    r"\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):\d\d(?::\d\d(?:\.\d+)?)?"
-    r"(Z|[+-]\d\d(?::?\d\d)?)?",
-    re.ASCII,
-)
 _JSON_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+class Header(msgspec.Struct, frozen=True):
+    """What stands before the body in a task file (docs/format.md, section 2).
+
+    Attributes:
+        args: The arguments: the JSON object as it stands in the file, or a dict
+            whose values are text (``key=value`` and uWSGI files).
+        at: The ``at`` key as it was written, not yet a moment.
+        body: The ``body`` key; None if absent.
+        body_offset: Where the body begins in the file.
+    """
+
+    task: str
+    args: bytes | Mapping[str, object]
+    body_offset: int
+    at: str | int | float | None = None
+    priority: int | None = None
+    body: str | None = None
+    id: str | None = None
+    key: str | None = None
+    traceparent: str | None = None
+    options: RunOptions | None = None
+    uwsgi: bool = False
 
 
 class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
@@ -61,6 +72,7 @@ class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
     id: str | None = None
     key: str | None = None
     traceparent: str | None = None
+    options: RunOptions | None = None
     v: int | None = None
 
 
@@ -88,6 +100,7 @@ def encode(
     id: str | None = None,
     key: str | None = None,
     traceparent: str | None = None,
+    options: RunOptions | None = None,
 ) -> bytes:
     """Return the header of a task file: one line of JSON with its newline.
 
@@ -101,7 +114,16 @@ def encode(
     if at is not None:
         parse_at(at, 0)
     keys = _Keys(
-        task, msgspec.Raw(args), at, priority, body, None, id, key, traceparent
+        task,
+        msgspec.Raw(args),
+        at,
+        priority,
+        body,
+        None,
+        id,
+        key,
+        traceparent,
+        options,
     )
     header = _ENCODER.encode(keys) + b"\n"
     if len(header) > MAX_HEADER:
@@ -142,60 +164,6 @@ def decode(data: bytes, *, whole: bool) -> Header | None:
     return header
 
 
-def parse_at(value: str | int | float | datetime | timedelta, now_us: int) -> int:
-    """Return when a task is due, in µs since the epoch (docs/format.md, "Keys").
-
-    ``now_us`` is the moment from which ``+5m`` and a timedelta count. A datetime must
-    have its zone; in a text a moment without one is UTC.
-
-    Raises:
-        ValueError: It is not a moment, or later than fits in a name. A ``+5m`` that
-            `decode` let pass can be too late from this ``now_us``.
-    """
-    if isinstance(value, str):
-        due_us = _text_us(value, now_us)
-    elif isinstance(value, timedelta):
-        due_us = now_us + value // _MICROSECOND
-    elif isinstance(value, date) and not isinstance(value, datetime):
-        raise ValueError("at is a date: give a moment, with its time and its zone")
-    elif isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise ValueError(f"at: {value} has no time zone")
-        due_us = (value - _EPOCH) // _MICROSECOND
-    else:
-        due_us = _seconds_us(value)
-    if due_us > MAX_DUE_US:
-        raise ValueError("at is later than 2286-11-20T17:46:39Z")
-    return max(due_us, 0)
-
-
-def _seconds_us(seconds: float) -> int:
-    """Convert exactly; a product would round."""
-    if isinstance(seconds, bool) or not abs(seconds) < math.inf:
-        raise ValueError(f"at: {seconds} is not a moment")
-    full = math.floor(seconds)
-    return full * 1_000_000 + round((seconds - full) * 1_000_000)
-
-
-def _text_us(text: str, now_us: int) -> int:
-    if match := _FROM_NOW.fullmatch(text):
-        return now_us + _seconds_us(float(match[1]) * _UNITS[match[2]])
-    if _NUMBER.fullmatch(text):
-        return _seconds_us(float(text))
-    if match := _ISO.fullmatch(text):
-        with suppress(ValueError):
-            moment = datetime.fromisoformat(text if match[1] else f"{text}Z")
-            return (moment - _EPOCH) // _MICROSECOND
-    raise ValueError(
-        f"at: {_show(text)} is not a moment, such as +5m or 2026-11-20T21:01:00Z"
-    )
-
-
-def _show(text: str) -> str:
-    """Return what a file holds, fit for a line of a log."""
-    return ascii(text if len(text) <= 60 else f"{text[:60]}...")
-
-
 def _header(
     keys: _Keys, args: bytes | Mapping[str, object], end: int, *, uwsgi: bool = False
 ) -> Header:
@@ -204,17 +172,23 @@ def _header(
         check_task_name(keys.task)
         if keys.at is not None:
             parse_at(keys.at, 0)
+        if keys.key is not None:
+            check_key(keys.key)
+        if keys.options is not None:
+            check_options(keys.options)
     except TaskNameError:
-        raise CorruptError(f"task: {_show(keys.task)} cannot be a name") from None
+        raise CorruptError(f"task: {show(keys.task)} cannot be a name") from None
     except ValueError as error:
         raise CorruptError(str(error)) from None
     if keys.id is not None and not is_id(keys.id):
-        raise CorruptError(f"id: {_show(keys.id)} is not 16 hex digits, lower case")
+        raise CorruptError(f"id: {show(keys.id)} is not 16 hex digits, lower case")
     if keys.v is not None and keys.v != 1:
         raise CorruptError("v: only version 1 of the format is known")
     at, priority, body = keys.at, keys.priority, keys.body
     id_, key, trace = keys.id, keys.key, keys.traceparent
-    return Header(keys.task, args, end, at, priority, body, id_, key, trace, uwsgi)
+    return Header(
+        keys.task, args, end, at, priority, body, id_, key, trace, keys.options, uwsgi
+    )
 
 
 def _is_deep(data: bytes) -> bool:
@@ -312,7 +286,7 @@ def _read_lines(head: bytes, *, ends: bool) -> Header | None:
         try:
             key, value = _read_line(line)
             if key in pairs:
-                raise ValueError(f"the key {_show(key)} occurs twice")
+                raise ValueError(f"the key {show(key)} occurs twice")
         except ValueError as error:
             raise CorruptError(f"line {number}: {error}") from None
         pairs[key] = value
@@ -320,7 +294,7 @@ def _read_lines(head: bytes, *, ends: bool) -> Header | None:
         if not ends:
             return None
     if "task" not in pairs:
-        some = ", ".join(_show(key) for key in list(pairs)[:3])
+        some = ", ".join(show(key) for key in list(pairs)[:3])
         raise CorruptError(f"no line task=... (its keys: {some})")
     known = {key: pairs.pop(key) for key in _LINE_KEYS if key in pairs}
     try:
@@ -342,7 +316,7 @@ def _read_line(line: bytes) -> tuple[str, object]:
         raise ValueError("a byte order mark")
     key, equals, value = text.partition("=")
     if not equals:
-        raise ValueError(f"no = in {_show(text)}")
+        raise ValueError(f"no = in {show(text)}")
     if key in ("", ":"):
         raise ValueError("no key before the =")
     if not key.endswith(":"):
@@ -376,8 +350,8 @@ def _read_packet(head: bytes, *, ends: bool) -> Header | None:
     taken = {key: pairs.pop(key, None) for key in ("at", "priority", "body", "spooler")}
     at, priority = taken["at"] or None, taken["priority"]  # empty is absent in uWSGI
     try:
-        if at is not None and not _NUMBER.fullmatch(at):
-            raise ValueError(f"at: {_show(at)} is not a number")
+        if at is not None and not NUMBER.fullmatch(at):
+            raise ValueError(f"at: {show(at)} is not a number")
         number = _number("priority", priority) if priority else None
     except ValueError as error:
         raise CorruptError(f"uWSGI packet: {error}") from None
@@ -396,7 +370,7 @@ def _read_piece(head: bytes, start: int, end: int) -> tuple[str, int]:
 
 def _number(key: str, text: str) -> int:
     if not is_priority(text):
-        raise ValueError(f"{key}: {_show(text)} is not a whole number up to 999999")
+        raise ValueError(f"{key}: {show(text)} is not a whole number up to 999999")
     return int(text)
 
 

@@ -4,13 +4,18 @@ Importing this loads the standard library and msgspec, nothing else.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
+import msgspec
+
 from .clock import CLOCK
-from .codec import encode, parse_at
+from .codec import encode
 from .errors import UsageError
+from .moments import parse_at
+from .options import NO_OPTIONS, Follower, RunOptions
 from .spooldir import SpoolDir
 from .spooldir.body import Body, pieces
 from .spooldir.repair import state_of
@@ -70,6 +75,76 @@ class PutOptions:
     durability: Durability | None = None
     id: str | None = None
     traceparent: str | None = None
+    key: str | None = None
+    run: RunOptions = NO_OPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A task that could be put: what ``Task.call`` and ``Spooler.call`` return.
+
+    It is given to ``then=``, to ``on_failure=`` and to ``spool_many``.
+
+    Attributes:
+        task: The name of the task.
+        args: Its arguments, a JSON object.
+    """
+
+    task: str
+    args: bytes
+    options: PutOptions
+
+    def spool(self) -> Handle:
+        """Put it now.
+
+        Raises:
+            UsageError: An option cannot be.
+            SpoolUncertain: The last sync failed: the task may run.
+            OSError: From the file system; there is no task then.
+        """
+        return put(self.task, self.args, self.options)
+
+    def follower(self, spool: str | None) -> Follower:
+        """Return it as what a file says of a follower.
+
+        Args:
+            spool: Where the task is that it follows; None for the default one.
+
+        Raises:
+            UsageError: It has what a follower cannot have.
+        """
+        options = self.options
+        for name, value in (("key", options.key), ("id", options.id)):
+            if value is not None:
+                raise UsageError(f"{self.task}: a follower cannot have {name}=")
+        if options.spool is not None and options.spool != spool:
+            raise UsageError(
+                f"{self.task}: a follower goes into the spool of the task that it"
+                f" follows, not into {options.spool}"
+            )
+        return Follower(
+            self.task,
+            msgspec.json.decode(self.args),
+            None if options.at is None else at_for_file(options.at),
+            check_priority(options.priority),
+            self.text_body("a follower"),
+            None if options.run is NO_OPTIONS else options.run,
+            options.traceparent,
+        )
+
+    def text_body(self, what: str) -> str | None:
+        """Return the body as text, for where it stands in a line of JSON.
+
+        Raises:
+            UsageError: It is a file, or not UTF-8.
+        """
+        body = self.options.body
+        if body is None:
+            return None
+        if isinstance(body, bytes | bytearray):
+            with suppress(UnicodeDecodeError):
+                return body.decode()
+        raise UsageError(f"{self.task}: the body of {what} is bytes of UTF-8 text")
 
 
 _DIRS: Final[dict[str, SpoolDir]] = {}
@@ -100,7 +175,13 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
         id=os.urandom(8).hex() if options.id is None else _check_id(options.id),
         task=task,
     )
-    head = encode(task, args, traceparent=options.traceparent)
+    run = options.run
+    head = encode(
+        task,
+        args,
+        traceparent=options.traceparent,
+        options=None if run is NO_OPTIONS else run,
+    )
     path = os.path.abspath(options.spool) if options.spool else default_path()
     durable = check_durability(options.durability or "safe") == "safe"
     with pieces(head, options.body) as chunks:
@@ -114,6 +195,18 @@ def _due(at: At, now_us: int) -> int:
     except (TypeError, ValueError) as error:
         problem = str(error).removeprefix("at: ")
         raise UsageError(f"at={at!r} cannot be: {problem}") from None
+
+
+def at_for_file(at: At) -> str | int | float:
+    """Return a moment as it stands in a file; a time from now stays one.
+
+    Raises:
+        UsageError: It is not a moment.
+    """
+    due_us = _due(at, 0)
+    if isinstance(at, timedelta):
+        return f"+{max(0.0, at.total_seconds()):f}"
+    return due_us / 1e6 if isinstance(at, datetime) else at
 
 
 def _check_id(value: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .arguments import Arguments
 from .errors import UsageError
+from .options import NO_OPTIONS, RunOptions
 from .retry import RetryOptions
 from .schedule import Schedule
 
@@ -25,7 +26,8 @@ class Entry:
 
     Attributes:
         spool: The directory it was registered with; None for the default one.
-        hard_timeout: Seconds a run may take before its worker is killed.
+        run: What its runs keep to, where the put does not say otherwise.
+        key: The uniqueness key of a put, with ``{argument}`` for arguments.
         pause: Seconds between two runs of a function that runs for ever.
         schedule: When the daemon puts it by itself; None for never.
         overlap: A slot's task is put although the last one has not finished.
@@ -38,10 +40,28 @@ class Entry:
     retry: RetryOptions = field(default_factory=RetryOptions)
     spool: str | None = None
     priority: int | None = None
-    hard_timeout: float | None = None
+    run: RunOptions = NO_OPTIONS
+    key: str | None = None
+    limits: "Limits | None" = None
     pause: float = 0.0
     schedule: Schedule | None = None
     overlap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How many runs of a function there may be at a time, and how often.
+
+    Attributes:
+        concurrency: So many at a time, for each key if there is one.
+        concurrency_key: Text with ``{argument}`` for the arguments.
+        rate: So many in a period: ``10/m``; the periods are s, m, h and d.
+    """
+
+    concurrency: int | None = None
+    concurrency_key: str | None = None
+    rate: str | None = None
+    rate_key: str | None = None
 
 
 class Registry:

@@ -6,10 +6,10 @@ Specification: docs/format.md.
 """
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from functools import lru_cache
+from hashlib import blake2b
 from typing import Final, Self
 
 import msgspec
@@ -45,6 +45,7 @@ class State(StrEnum):
 
     WAITING = "waiting"
     RUNNING = "running"
+    HELD = "held"
     FAILED = "failed"
     CORRUPT = "corrupt"
 
@@ -59,6 +60,8 @@ MOVES: Final = frozenset(
         ("retry", State.RUNNING, State.WAITING),
         ("again", State.RUNNING, State.WAITING),
         ("release", State.RUNNING, State.WAITING),
+        ("hold", State.WAITING, State.HELD),
+        ("release", State.HELD, State.WAITING),
         ("fail", State.RUNNING, State.FAILED),
         ("fail", State.WAITING, State.FAILED),
         ("recover", State.RUNNING, State.WAITING),
@@ -66,6 +69,7 @@ MOVES: Final = frozenset(
         ("kick", State.FAILED, State.WAITING),
         ("reject", State.RUNNING, State.CORRUPT),
         ("remove", State.WAITING, None),
+        ("remove", State.HELD, None),
         ("remove", State.FAILED, None),
         ("remove", State.CORRUPT, None),
     }
@@ -198,27 +202,14 @@ class Name(msgspec.Struct, frozen=True):
         return f"{self.priority}/{minute_of(self.due_us)}"
 
 
-class Header(msgspec.Struct, frozen=True):
-    """What stands before the body in a task file (docs/format.md, section 2).
+BATCH: Final = "_batch"
+"""The name of a task whose body holds many (docs/format.md, "Batches")."""
 
-    Attributes:
-        args: The arguments: the JSON object as it stands in the file, or a dict
-            whose values are text (``key=value`` and uWSGI files).
-        at: The ``at`` key as it was written, not yet a moment.
-        body: The ``body`` key; None if absent.
-        body_offset: Where the body begins in the file.
-    """
 
-    task: str
-    args: bytes | Mapping[str, object]
-    body_offset: int
-    at: str | int | float | None = None
-    priority: int | None = None
-    body: str | None = None
-    id: str | None = None
-    key: str | None = None
-    traceparent: str | None = None
-    uwsgi: bool = False
+def derived_id(*parts: object) -> str:
+    """Return an id that is the same wherever it is computed from the same parts."""
+    text = ".".join(map(str, parts))
+    return blake2b(text.encode()).hexdigest()[:16]
 
 
 class Claim(msgspec.Struct, frozen=True):

@@ -251,7 +251,7 @@ class Worker:
             task.close()
 
     def _run(self, entry: Entry, claim: Claim, task: TaskFile, path: str) -> Outcome:
-        limit = entry.hard_timeout or self._settings.hard_timeout
+        limit = entry.run.hard_timeout or self._settings.hard_timeout
         if limit is not None:
             self._channel.send([f"!limit {limit} {path}"])
         token = CURRENT.set(current(claim, task, self._claims.spool, limit))

@@ -9,7 +9,7 @@ from ..errors import CorruptError, NotFoundError
 from ..spooldir import SpoolDir, repair, reports
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
-from ..task import State, iso
+from ..task import Name, State, iso
 
 PREVIEW = 200
 """Bytes of a body, or of a file that is no task, that are shown."""
@@ -20,6 +20,16 @@ def state_of(found: Found, now_us: int) -> str:
     if found.state is State.WAITING and found.name and found.name.due_us > now_us:
         return "later"
     return found.state.value
+
+
+def fits(name: Name | None, task: str | None, priority: int | None) -> bool:
+    """Tell whether a task is one of those asked for; ``None`` asks for any.
+
+    A corrupt file has no name, and fits only where nothing is asked for.
+    """
+    if name is None:
+        return task is None and priority is None
+    return task in (None, name.task) and priority in (None, name.priority)
 
 
 def row(spool: SpoolDir, found: Found, now_us: int) -> dict[str, object]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, BinaryIO, Final, NoReturn
 
 import click
 
@@ -31,10 +31,10 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Commands(click.Group):
-    """Commands whose errors are one line, and whose order is that of the source."""
+    """Commands whose errors are one line, and whose order is that of their adding."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the source."""
+        """Return the names in the order in which the commands were added."""
         return list(self.commands)
 
     def main(self, *args: Any, **extra: Any) -> NoReturn:
@@ -114,3 +114,14 @@ def dir_and_json(function: Callable[..., None]) -> Callable[..., None]:
         function(Call(os.path.abspath(path), json_ or root["json_"]), **options)
 
     return wrapper
+
+
+def stdin() -> BinaryIO:
+    """Return standard input, which ``-`` stands for, as bytes.
+
+    Raises:
+        UsageError: It is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError("- is standard input, which is closed")
+    return sys.stdin.buffer

@@ -13,8 +13,8 @@ from typing import Final
 
 import click
 
-from ..codec import parse_at
 from ..logs import escape
+from ..moments import parse_at
 
 _PLAIN_KEYS: Final = (
     "id",

@@ -6,7 +6,7 @@ A module of its own because what it needs takes longer to load than a put.
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from ..codec import parse_at
+from ..moments import parse_at
 from ..status import Overview
 from .output import relative, since, table
 

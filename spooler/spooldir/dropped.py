@@ -13,10 +13,11 @@ from enum import Enum
 from typing import Final
 
 from ..clock import CLOCK, Clock
-from ..codec import parse_at
+from ..codec import Header
 from ..errors import CorruptError
 from ..logs import escape
-from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Header, Name
+from ..moments import parse_at
+from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Name
 from .claims import put_aside
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..codec import decode
+from ..codec import Header, decode
 from ..errors import CorruptError
-from ..task import MAX_HEADER, Header
+from ..task import MAX_HEADER
 
 READ_FLAGS: Final = (
     os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

@@ -74,7 +74,7 @@ def _folders(spool: SpoolDir, state: State) -> Iterator[str]:
         case State.RUNNING:
             for worker in sorted(spool.names("running")):
                 yield f"running/{worker}"
-        case State.FAILED | State.CORRUPT:
+        case State.HELD | State.FAILED | State.CORRUPT:
             yield state.value
 
 

@@ -21,8 +21,11 @@ from .files import DIR_FLAGS, NEW_FLAGS, sync_directory, write_all, write_new
 FORMAT: Final = 1
 MARKER: Final = ".spool"
 MARKER_TEXT: Final = b'{"format": 1}\n'
-STATES: Final = ("running", "failed", "corrupt", "done", "logs", "timers", "workers")
-FOLDERS: Final = (*STATES, "tmp", *(str(priority) for priority in range(10)))
+FOLDERS: Final = (
+    *("running", "failed", "corrupt", "done", "logs", "timers", "workers"),
+    *("held", "paused", "kill", "keys", "limits", "batches", "tmp"),
+    *(str(priority) for priority in range(10)),
+)
 
 _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})

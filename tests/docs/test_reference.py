@@ -10,9 +10,9 @@ import pytest
 
 import spooler
 from spooler.cli import spool, spoold
-from spooler.decorators import ForeverOptions
 from spooler.errors import ArgumentsError, SpoolerError
 from spooler.retry import RetryPolicy
+from spooler.tasks import ForeverOptions
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

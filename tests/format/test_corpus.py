@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from spooler.codec import decode, parse_at
+from spooler.codec import Header, decode
 from spooler.errors import CorruptError
-from spooler.task import Header, Name, is_priority
+from spooler.moments import parse_at
+from spooler.task import Name, is_priority
 
 SPOOLS = Path(__file__).parents[2] / "spool_dirs"
 SAMPLE = SPOOLS / "sample"

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from spooler.codec import MAX_DEPTH, decode, encode, parse_at
+from spooler.codec import MAX_DEPTH, Header, decode, encode
 from spooler.errors import CorruptError, UsageError
-from spooler.task import MAX_DUE_US, MAX_HEADER, Header, iso
+from spooler.moments import parse_at
+from spooler.task import MAX_DUE_US, MAX_HEADER, iso
 
 GOOD = sorted((Path(__file__).parents[2] / "spool_dirs" / "sample" / "good").iterdir())
 NOW_US = 1_795_208_460_000_000
@@ -106,7 +107,10 @@ def test_encode_writes_every_key_that_is_given() -> None:
     at=st.none() | moments,
     priority=st.none() | st.integers(0, 999_999),
     id=st.none() | ids,
-    key=st.none() | texts,
+    key=st.none()
+    | st.text(
+        st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=50
+    ),
     traceparent=st.none() | texts,
     body=st.binary(max_size=40),
 )

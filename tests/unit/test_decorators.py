@@ -14,7 +14,6 @@ import pytest
 from spooler import decorators, registry
 from spooler.decorators import (
     Spooler,
-    Task,
     spool,
     spoolforever,
     spoolraw,
@@ -25,6 +24,7 @@ from spooler.registry import Entry, Kind, Registry
 from spooler.schedule import CronLine, Interval
 from spooler.spooldir import SpoolDir
 from spooler.task import State
+from spooler.tasks import Task
 
 cron = decorators.cron
 
@@ -111,7 +111,7 @@ def test_options_reach_the_registry(known: Registry) -> None:
     }
     spool(**options)(add)
     made = entry(known, "x")
-    assert (made.priority, made.hard_timeout) == (3, 60.0)
+    assert (made.priority, made.run.hard_timeout) == (3, 60.0)
     retry = made.retry
     assert (retry.max_attempts, retry.backoff, retry.backoff_max) == (4, 2.0, 8.0)
     assert retry.jitter == 0.5

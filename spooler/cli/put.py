@@ -1,0 +1,133 @@
+"""The command ``spool put``: a task from words, with a body from a file.
+
+Words become the JSON of the arguments, numbers with all their digits; the body is
+streamed. The application is not loaded, so only the form of a task is checked.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import click
+import msgspec
+
+from ..clock import CLOCK
+from ..errors import UsageError
+from ..moments import parse_at
+from ..putting import PutOptions, put as put_task
+from ..spooldir.body import Body
+from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, check_task_name, iso
+from . import output
+from .group import Call, dir_and_json, stdin
+
+_ELSEWHERE: Final = {
+    "at": "--at",
+    "priority": "--priority",
+    "body": "--body",
+    "spooler": "--dir",
+}
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_PUT_EXAMPLES: Final = """\b
+Examples:
+  spool put resize photo=1.png width:=200
+  spool put send_mail to=a@example.org --body letter.txt --at +5m
+  mysqldump shop | spool put store name=shop --body - --priority 8
+"""
+
+
+@click.command(epilog=_PUT_EXAMPLES)
+@click.argument("task", metavar="TASK")
+@click.argument("arguments", nargs=-1, metavar="[NAME=TEXT | NAME:=JSON]...")
+@click.option("--at", metavar="MOMENT", help="When it is due: +5m, 2026-11-20T21:01Z.")
+@click.option(
+    "--priority",
+    type=click.IntRange(0, MAX_PRIORITY),
+    default=DEFAULT_PRIORITY,
+    show_default=True,
+    help="Smaller is more urgent.",
+)
+@click.option("--body", metavar="FILE", help="Its content is the body; - is stdin.")
+@click.option("--id", "task_id", metavar="HEX", help="Choose the id: 16 hex digits.")
+@click.option("--fast", is_flag=True, help="Do not sync: a power cut may lose it.")
+@dir_and_json
+def put(
+    call: Call,
+    task: str,
+    arguments: Sequence[str],
+    at: str | None,
+    priority: int,
+    body: str | None,
+    task_id: str | None,
+    fast: bool,
+) -> None:
+    """Put a task, and print its id.
+
+    No code of yours is loaded: neither the name nor the arguments are checked before
+    the task runs. name=text gives text, which the type hints of the function turn into
+    numbers, dates or paths when it runs; name:=json gives a value as it is.
+    """
+    now_us = CLOCK.now_us()
+    try:
+        due_us = now_us if at is None else parse_at(at, now_us)
+    except ValueError as problem:
+        raise UsageError(str(problem)) from None
+    options = PutOptions(
+        at=_EPOCH + timedelta(microseconds=due_us),
+        priority=priority,
+        body=None if body is None else _open_body(body),
+        spool=call.path,
+        durability="fast" if fast else "safe",
+        id=task_id,
+    )
+    handle = put_task(check_task_name(task), _arguments(arguments), options)
+    try:
+        if call.json:
+            due = {"priority": priority, "due": iso(due_us)}
+            facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
+            output.say_json([facts])
+        else:
+            output.say([handle.id])
+    except OSError as problem:  # it was put all the same: do not have it put again
+        output.error(f"task {handle.id} was put, but that cannot be printed: {problem}")
+        output.give_up()
+
+
+def _arguments(given: Sequence[str]) -> bytes:
+    """Return the arguments as a JSON object."""
+    args: dict[str, str | msgspec.Raw] = {}
+    for each in given:
+        key, equals, text = each.partition("=")
+        if not equals or key in ("", ":"):
+            raise UsageError(f"{each!a}: an argument is NAME=TEXT or NAME:=JSON")
+        value: str | msgspec.Raw = text
+        if key.endswith(":"):
+            key = key[:-1]
+            value = _raw_json(each, text)
+        if key in _ELSEWHERE:
+            raise UsageError(f"{key}= is not an argument here: use {_ELSEWHERE[key]}")
+        if key in args:
+            raise UsageError(f"the argument {key!a} is given twice")
+        args[key] = value
+    try:
+        return msgspec.json.encode(args)
+    except UnicodeEncodeError:
+        raise UsageError("the arguments are not UTF-8: give them as the body") from None
+
+
+def _raw_json(argument: str, text: str) -> msgspec.Raw:
+    """Return JSON as it was written, on one line: numbers keep all their digits."""
+    try:
+        msgspec.json.decode(text)
+        return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))
+    except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as problem:
+        raise UsageError(f"{argument!a}: not JSON: {problem}") from None
+
+
+def _open_body(path: str) -> Body:
+    if path == "-":
+        return stdin()
+    try:
+        return click.get_current_context().with_resource(open(path, "rb"))
+    except OSError as problem:
+        raise UsageError(f"--body {output.text_of(problem)}") from None

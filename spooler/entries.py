@@ -1,0 +1,94 @@
+"""Make an entry of the registry from a function and what its decorator was given."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .arguments import Arguments
+from .errors import UsageError
+from .moments import duration
+from .options import run_options
+from .putting import at_for_file, check_priority
+from .registry import Entry, Kind, Limits
+from .retry import RetryOptions
+from .schedule import Schedule
+from .task import BATCH, check_task_name
+
+
+def make_entry(
+    kind: Kind,
+    function: Callable[..., Any],
+    given: dict[str, Any],
+    *,
+    spool: str | None,
+    schedule: Schedule | None,
+    overlap: bool,
+) -> Entry:
+    """Return the entry of a function.
+
+    Args:
+        given: What the decorator was given, with followers as they stand in a file
+            and without ``durability``; it is emptied.
+
+    Raises:
+        UsageError: The function or an option cannot be.
+    """
+    name = given.pop("name", None) or getattr(function, "__name__", "")
+    check_task_name(name)
+    if name == BATCH:
+        raise UsageError(f"{BATCH!r} is the name of batches: give the task another")
+    _check_runs(function, name)
+    if schedule is not None:
+        _check_timer(function)
+    if given.get("expires") is not None:
+        given["expires"] = at_for_file(given["expires"])
+    key = given.pop("key", None)
+    return Entry(
+        name=name,
+        function=function,
+        kind=kind,
+        arguments=Arguments(function, name),
+        spool=spool,
+        priority=check_priority(given.pop("priority", None)),
+        pause=duration("pause", given.pop("pause", None)) or 0.0,
+        schedule=schedule,
+        overlap=overlap,
+        run=run_options(given),
+        key=key,
+        limits=_limits(given),
+        retry=_retry_options(given),
+    )
+
+
+def _limits(given: dict[str, Any]) -> Limits | None:
+    names = ("concurrency", "concurrency_key", "rate", "rate_key")
+    found = {name: given.pop(name, None) for name in names}
+    return Limits(**found) if any(v is not None for v in found.values()) else None
+
+
+def _retry_options(given: dict[str, Any]) -> RetryOptions:
+    known = ("retries", "max_attempts", "backoff", "backoff_max", "jitter")
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise UsageError(f"there is no option {unknown[0]!r} for a task")
+    for name in ("backoff", "backoff_max"):
+        if name in given:
+            given[name] = duration(name, given[name])
+    return RetryOptions(**given)
+
+
+def _check_runs(function: Callable[..., object], name: str) -> None:
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise UsageError(f"task {name} is a generator: calling it would run nothing")
+
+
+def _check_timer(function: Callable[..., object]) -> None:
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is parameter.empty and parameter.kind not in (
+            parameter.VAR_KEYWORD,
+            parameter.VAR_POSITIONAL,
+        ):
+            raise UsageError(
+                f"timer {getattr(function, '__name__', function)}: its parameter"
+                f" {parameter.name!r} needs a default, since nobody gives it a value"
+            )

@@ -1,0 +1,245 @@
+"""A function that is a task: what its decorator makes of it.
+
+Importing this loads the standard library and msgspec, nothing else.
+"""
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack
+
+from .arguments import BodyKind
+from .errors import ArgumentsError, UsageError
+from .moments import Duration
+from .options import Follower, IfExists, over, run_options
+from .putting import At, Call, Durability, Handle, PutOptions, at_for_file
+from .registry import Entry
+from .spooldir.body import Body
+from .task import check_task_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_MAGIC: Final = ("at", "priority", "body", "spooler")
+_PLAIN_OPTIONS: Final = frozenset(
+    field.name for field in dataclasses.fields(PutOptions) if field.name != "run"
+)
+
+
+class RunKeywords(TypedDict, total=False):
+    """What may be said of a run by a decorator and by a put."""
+
+    soft_timeout: Duration | None
+    hard_timeout: Duration | None
+    expires: At | None
+    keep_result: Duration | None
+    keep_log: bool | None
+    then: "Followers | None"
+    on_failure: "Followers | None"
+    key: str | None
+    if_exists: IfExists | None
+    unique_for: Duration | None
+
+
+class PutKeywords(RunKeywords, total=False):
+    """What a put takes (docs/reference/api.md, "Options of a put")."""
+
+    at: At | None
+    priority: int | None
+    body: Body | None
+    durability: Durability | None
+    id: str | None
+    traceparent: str | None
+
+
+class UsingKeywords(PutKeywords, total=False):
+    """What ``Task.using`` takes besides: which spool, a ``Spooler`` or a path."""
+
+    spooler: str | os.PathLike[str] | None
+
+
+class TaskOptions(RunKeywords, total=False):
+    """What a decorator takes (docs/reference/api.md, "Options of the decorators")."""
+
+    name: str | None
+    priority: int | None
+    durability: Durability | None
+    concurrency: int | None
+    concurrency_key: str | None
+    rate: str | None
+    rate_key: str | None
+
+    retries: int | None
+    max_attempts: int | None
+    backoff: Duration | None
+    backoff_max: Duration | None
+    jitter: float | None
+
+
+class ForeverOptions(TaskOptions, total=False):
+    """What ``spoolforever`` takes besides: seconds between two runs."""
+
+    pause: Duration
+
+
+class Task(Generic[P, R]):
+    """A function that is a task: call it here, or put it with ``spool``.
+
+    Attributes:
+        name: The name under which it is registered.
+    """
+
+    def __init__(
+        self, entry: Entry, function: Callable[P, R], options: PutOptions
+    ) -> None:
+        functools.update_wrapper(self, function)
+        self.name = entry.name
+        self._entry = entry
+        self._function = function
+        self._options = options
+        parameters = inspect.signature(function).parameters
+        self._magic = tuple(
+            key for key in _MAGIC if key == "body" or key not in parameters
+        )
+
+    def __repr__(self) -> str:
+        return f"<task {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        return self._function(*args, **kwargs)
+
+    def spool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
+        """Put a task that calls the function with these arguments.
+
+        They are checked against its type hints now, and again when it runs. At
+        run time the magic keys ``at``, ``priority``, ``body`` and ``spooler`` may
+        stand among them, where the function has no parameter of that name; for a
+        type checker give them to ``using``. A parameter ``body`` takes bytes, a
+        path or a binary file, and its content travels beside the arguments.
+
+        Raises:
+            ArgumentsError: They do not fit the function.
+            UsageError: Something else that was given cannot be.
+            SpoolUncertain: The last sync failed: the task may run.
+            OSError: From the file system; there is no task then.
+        """
+        return self._call(self._options, args, kwargs).spool()
+
+    def using(self, **options: Unpack[UsingKeywords]) -> "Using[P]":
+        """Return something whose ``spool`` puts the task so.
+
+        Args:
+            **options: ``at``, when it is due; ``priority``, smaller is more urgent;
+                ``body``, bytes, a path or a binary file; ``spooler``, which spool;
+                ``durability``; ``id``, 16 hex digits; ``traceparent``; and those of
+                the decorator that a put may change (docs/reference/api.md).
+
+        Raises:
+            UsageError: One of them cannot be.
+        """
+        return Using(self, overlay(self._options, **options))
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return the task with these arguments, to be put later, or by another task.
+
+        It is what ``then=``, ``on_failure=`` and ``spool_many`` take.
+
+        Raises:
+            ArgumentsError: They do not fit the function.
+            UsageError: Something else that was given cannot be.
+        """
+        return self._call(self._options, args, kwargs)
+
+    def _call(
+        self, options: PutOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Call:
+        magic = {key: kwargs.pop(key) for key in self._magic if key in kwargs}
+        if magic:
+            options = overlay(options, **magic)
+        arguments = self._entry.arguments
+        takes_body = arguments.wants_dict or arguments.body is not BodyKind.NONE
+        if options.body is not None and not takes_body:
+            problem = "it has no parameter 'body' to take the body"
+            raise ArgumentsError(self.name, arguments.signature, problem)
+        if options.body is None and not arguments.body_is_optional:
+            problem = "missing argument 'body', by name"
+            raise ArgumentsError(self.name, arguments.signature, problem)
+        return Call(self.name, arguments.encode(args, kwargs), options)
+
+
+class Using(Generic[P]):
+    """A task with options for its next puts: see ``Task.using``."""
+
+    def __init__(self, task: Task[P, Any], options: PutOptions) -> None:
+        self._task = task
+        self._options = options
+
+    def spool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
+        """Put the task, as ``Task.spool`` does."""
+        return self.call(*args, **kwargs).spool()
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
+        """Return the task with these arguments, as ``Task.call`` does."""
+        return self._task._call(self._options, args, kwargs)
+
+
+Followers = Call | Task[..., Any] | str | Sequence[Call | Task[..., Any] | str]
+"""A task that follows another one, or several: with its arguments, or without any; by
+name if its function is not known here."""
+
+
+def followers(
+    given: Followers | None, spool: str | None
+) -> tuple[Follower, ...] | None:
+    """Return followers as they stand in a file.
+
+    Args:
+        spool: Where the task is that they follow; None for the default one.
+
+    Raises:
+        UsageError: One of them cannot be.
+    """
+    if given is None:
+        return None
+    several = [given] if isinstance(given, Call | Task | str) else given
+    if not isinstance(several, Sequence):
+        raise UsageError(f"a follower is a task or a call of one, not {given!r:.80}")
+    return tuple(_follower(each, spool) for each in several)
+
+
+def _follower(given: Call | Task[..., Any] | str, spool: str | None) -> Follower:
+    if isinstance(given, str):
+        return Follower(check_task_name(given))
+    if isinstance(given, Task):
+        given = given.call()
+    if not isinstance(given, Call):
+        raise UsageError(f"a follower is a task or a call of one, not {given!r:.80}")
+    return given.follower(spool)
+
+
+def overlay(base: PutOptions, **given: Any) -> PutOptions:
+    """Return the options of a put with others over them.
+
+    Raises:
+        UsageError: One of them cannot be.
+    """
+    spooler = given.pop("spooler", None)
+    if spooler is not None:
+        given["spool"] = os.path.abspath(os.fspath(spooler))
+        if given.get("durability") is None:  # a Spooler has one of its own
+            given["durability"] = getattr(spooler, "durability", None)
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given.keys() <= _PLAIN_OPTIONS:
+        spool = given.get("spool", base.spool)
+        for name in ("then", "on_failure"):
+            given[name] = followers(given.get(name), spool)
+        if "expires" in given:
+            given["expires"] = at_for_file(given["expires"])
+        given["run"] = over(run_options(given), base.run)
+        if unknown := given.keys() - _PLAIN_OPTIONS - {"run"}:
+            raise UsageError(f"there is no option {min(unknown)!r} for a put")
+    return replace(base, **given)
