@@ -29,7 +29,8 @@ class Settings:
         frequency: Seconds between two scans of a spool that nothing else caused.
         grace: Seconds that running tasks are given when the daemon stops.
         max_tasks: Runs after which a worker is replaced; 0 for never.
-        hard_timeout: Seconds a run may take; None for no limit.
+        soft_timeout: Seconds after which a run is interrupted; None for no limit.
+        hard_timeout: Seconds after which its worker is killed; None for no limit.
         burst: End when nothing is left to run now.
         allow_uids: Owners of files that count as tasks, besides root and this user.
     """
@@ -40,6 +41,7 @@ class Settings:
     frequency: float = 30.0
     grace: float = 30.0
     max_tasks: int = 0
+    soft_timeout: float | None = None
     hard_timeout: float | None = None
     burst: bool = False
     allow_uids: tuple[int, ...] = ()
@@ -62,7 +64,7 @@ class Settings:
             raise UsageError(
                 f"workers={self.workers} cannot be: it takes {WORKERS_MAX} at most"
             )
-        for name in ("frequency", "hard_timeout"):
+        for name in ("frequency", "soft_timeout", "hard_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name}={value} cannot be: it takes more than 0")

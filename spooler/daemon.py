@@ -125,6 +125,7 @@ class Daemon:
                 owners=owners,
                 retry=settings.retry,
                 max_tasks=settings.max_tasks,
+                soft_timeout=settings.soft_timeout,
                 hard_timeout=settings.hard_timeout,
             ),
             name,

@@ -11,6 +11,7 @@
     ├── ClaimLostError        the claim is no longer this worker's
     ├── NotFoundError         no task with that id
     ├── SpoolUncertain        the last sync of a put failed: the task may run
+    ├── SoftTimeout           raised in user code: its soft time limit is over
     ├── Retry                 raised by user code: run it again
     └── Fail                  raised by user code: give it up
 
@@ -97,6 +98,18 @@ class SpoolUncertain(SpoolerError):  # noqa: N818 (the name in the specification
             f"task {task_id} was put but could not be synced ({cause}): it may run"
         )
         self.task_id = task_id
+
+
+class SoftTimeout(SpoolerError):  # noqa: N818 (raised in user code, like StopIteration)
+    """Raised inside a function whose soft time limit is over: attribute ``seconds``.
+
+    It may be caught, to clean up. What leaves the function uncaught is a failed
+    attempt.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"its soft limit of {seconds:g} s is over")
+        self.seconds = seconds
 
 
 class Retry(SpoolerError):  # noqa: N818 (raised by user code, like StopIteration)

@@ -16,9 +16,9 @@ from typing import Any, Final
 
 import msgspec
 
+from .channel import WorkerSettings
 from .errors import EXIT_TRY_LATER
 from .template import Known, Start
-from .worker import WorkerSettings
 
 STOP_TIMEOUT: Final = 5.0
 """Seconds that a template is given to end once its socket is closed."""

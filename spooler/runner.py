@@ -8,13 +8,14 @@ import inspect
 import math
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Final
 
 from .arguments import BodyKind
 from .clock import CLOCK
 from .current import CurrentTask
-from .errors import ArgumentsError, Fail, Retry
+from .errors import ArgumentsError, Fail, Retry, SoftTimeout
 from .registry import Entry, Kind
 from .retry import MAX_BACKOFF
 from .spooldir import SpoolDir
@@ -58,17 +59,31 @@ def _deadline_us(limit: float | None) -> int | None:
     return CLOCK.now_us() + int(limit * 1e6)
 
 
-def run_task(entry: Entry, claim: Claim, task: TaskFile) -> Outcome:
+def run_task(
+    entry: Entry,
+    claim: Claim,
+    task: TaskFile,
+    guard: AbstractContextManager[object] | None = None,
+) -> Outcome:
     """Call a task's function with its arguments; return how it ended.
 
     Whatever user code raises becomes an outcome: nothing escapes. That goes for
     the classes of its arguments and for what it returns too.
+
+    Args:
+        guard: Interrupts the function with ``SoftTimeout`` when its time is over.
     """
     try:
         call = _prepare_or_say_why_not(entry, claim, task)
         if isinstance(call, Outcome):
             return call
-        return _judge(entry, _finish(call()))
+        if guard is None:
+            return _judge(entry, _finish(call()))
+        with guard:
+            result = _finish(call())
+        return _judge(entry, result)
+    except SoftTimeout as error:
+        return Outcome(Verdict.RETRY, _line(error), "timeout", traceback.format_exc())
     except Fail as error:
         return Outcome(Verdict.FAIL, _line(error), "fail", traceback.format_exc())
     except Retry as error:

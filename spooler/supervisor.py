@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from .backlog import Backlog
+from .channel import Channel, WorkerSettings
 from .clock import CLOCK, Clock
 from .forker import Child, Forker
 from .logs import escape
@@ -20,7 +21,6 @@ from .retry import RetryOptions, RetryPolicy, merge
 from .spooldir import SpoolDir
 from .spooldir.recovery import is_alive, process_name, processes, recover
 from .task import Name, Outcome, Verdict
-from .worker import Channel, WorkerSettings
 
 AHEAD: Final = 0.010
 """Seconds of work that a worker is handed in advance."""
@@ -61,6 +61,7 @@ class SupervisorSettings:
     owners: frozenset[int] = frozenset()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_tasks: int = 0
+    soft_timeout: float | None = None
     hard_timeout: float | None = None
 
 
@@ -191,6 +192,7 @@ class Supervisor:
             owners=sorted(self._settings.owners),
             retry=self._settings.retry,
             max_tasks=self._settings.max_tasks,
+            soft_timeout=self._settings.soft_timeout,
             hard_timeout=self._settings.hard_timeout,
         )
         child, connection = forker.fork(settings, lambda code: self._ended(name, code))

@@ -33,6 +33,7 @@ from typing import Any, Final
 import msgspec
 
 from . import logs, worker
+from .channel import WorkerSettings
 from .errors import EXIT_FAILED, UsageError
 from .registry import REGISTRY, Entry
 from .retry import RetryOptions
@@ -224,7 +225,7 @@ class Template:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "fork" in message:
-            settings = msgspec.convert(message["fork"], worker.WorkerSettings)
+            settings = msgspec.convert(message["fork"], WorkerSettings)
             self._fork(settings, self._fds.pop(0))
         elif message["kill"] in self._children:
             self._kill(message["kill"])
@@ -234,7 +235,7 @@ class Template:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
 
-    def _fork(self, settings: worker.WorkerSettings, fd: int) -> None:
+    def _fork(self, settings: WorkerSettings, fd: int) -> None:
         _flush()  # or each worker would print what is buffered here
         try:
             pid = os.fork()
@@ -251,7 +252,7 @@ class Template:
         self._children.add(pid)
         self._tell({"forked": pid})
 
-    def _be_worker(self, settings: worker.WorkerSettings, fd: int) -> None:
+    def _be_worker(self, settings: WorkerSettings, fd: int) -> None:
         """Be a worker; never return."""
         status = EXIT_FAILED
         try:

@@ -119,6 +119,13 @@ _DEFAULTS = RetryPolicy()
     help="Replace a worker after so many runs; 0 for never.",
 )
 @click.option(
+    "--soft-timeout",
+    type=float,
+    default=None,
+    metavar="SECONDS",
+    help="Interrupt a task that runs longer, with SoftTimeout.",
+)
+@click.option(
     "--hard-timeout",
     type=float,
     default=None,

@@ -116,7 +116,7 @@ class Claims:
         os.fsync(self._fd)
 
     def retry(
-        self, claim: Claim, outcome: Outcome, *, due_us: int, started_us: int
+        self, claim: Claim, outcome: Outcome, *, due_us: int, started_us: int | None
     ) -> None:
         """Put a task back whose run did not succeed, to run again then.
 
@@ -163,18 +163,25 @@ class Claims:
             claim, lambda: self.spool.move(f"{self._folder}/{claim.file}", name)
         )
 
-    def fail(self, claim: Claim, outcome: Outcome, *, started_us: int) -> None:
+    def fail(self, claim: Claim, outcome: Outcome, *, started_us: int | None) -> None:
         """Give a task up: to ``failed/`` with its reason. Synced.
+
+        Args:
+            started_us: When its run began; None if it was not run.
 
         Raises:
             ClaimLostError: The file is gone.
             OSError: From the file system. The task is still claimed.
         """
         now_us = self._clock.now_us()
-        record = reports.attempt_record(claim, outcome.error, started_us, now_us)
-        history = [*reports.attempts(self.spool, claim.name.id), record]
+        name = claim.name
+        history = reports.attempts(self.spool, name.id)
+        if started_us is not None:
+            error = outcome.error
+            record = reports.attempt_record(claim, error, started_us, now_us)
+            history = [*history, record]
+            name = name.but(attempt=name.attempt + 1)
         report = reports.failure(claim, outcome, history, now_us)
-        name = claim.name.but(attempt=claim.name.attempt + 1)
         source = f"{self._folder}/{claim.file}"
         self._or_lost(claim, lambda: give_up(self.spool, source, name, report))
 

@@ -8,7 +8,7 @@ import fcntl
 import os
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -16,11 +16,13 @@ from typing import Final
 import filelock
 
 from ..clock import CLOCK, Clock
+from ..options import Follower
 from ..task import Claim, Name, Outcome, Verdict
 from . import reports
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
 from .files import write_new
+from .followers import give_up_lost, settle_staged
 from .root import SpoolDir
 
 TMP_MAX_AGE: Final = 24 * 3600.0
@@ -117,6 +119,9 @@ class Recovered:
     due_us: int | None
 
 
+Followers = Mapping[str, tuple[Follower, ...]]
+"""By task name, what is to be put when such a task is given up."""
+
 Decide = Callable[[Name], int | None]
 """Given a task whose run was lost (attempts already counted), return when it is
 due again, in µs since the epoch, or None to give it up."""
@@ -155,6 +160,8 @@ def recover(
     decide: Decide,
     outcome: Outcome,
     *,
+    owners: Collection[int] | None = None,
+    followers: Followers | None = None,
     clock: Clock = CLOCK,
 ) -> list[Recovered] | None:
     """Give back what a dead process held, and remove its traces.
@@ -164,6 +171,8 @@ def recover(
     Args:
         outcome: What to write down about the lost runs; with the verdict RELEASE
             the runs do not count as attempts.
+        owners: The uids whose files count as tasks; None for root and this user.
+        followers: What decorators say of followers, where a file says nothing.
 
     Returns:
         What it held; None if the process lives.
@@ -177,6 +186,7 @@ def recover(
     try:
         folder = f"running/{worker}"
         done = []
+        settle_staged(spool, folder)
         for file in spool.names(folder):
             name = Name.parse(file)
             if name is None:

@@ -71,6 +71,11 @@ class SpoolDir:
             self.open()
         return self._fd
 
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """Whom new files are given to, uid and gid; None if they are ours."""
+        return self._owner
+
     # -- opening ----------------------------------------------------------------
 
     def open(self) -> None:

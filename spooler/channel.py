@@ -1,0 +1,78 @@
+"""The line between a worker and its supervisor, and what a worker is told first."""
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+from .retry import RetryPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What a worker is told when it is made; it travels as JSON.
+
+    Attributes:
+        name: The worker's name, new for each life.
+        owners: The uids whose files count as tasks.
+        max_tasks: Runs after which it ends, to be replaced; 0 for never.
+        soft_timeout: Seconds after which a run is interrupted that has no limit of
+            its own.
+        hard_timeout: Seconds after which its worker is killed.
+    """
+
+    name: str
+    daemon: str
+    spool: str
+    owners: list[int]
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_tasks: int = 0
+    soft_timeout: float | None = None
+    hard_timeout: float | None = None
+
+
+class Channel:
+    """A worker's end of the line to its supervisor: lines of text both ways.
+
+    To the worker come paths of waiting tasks, and
+
+    * ``!drain``: finish what runs, begin nothing more;
+    * ``!cancel <path>``: end that run, if it can be ended;
+    * ``!share``: another worker has nothing to do; cut the batch that runs.
+
+    From it come paths that are settled, and
+
+    * ``!limit <seconds> <path>`` before a run with a time limit; 0 ends the limit;
+    * ``!park <hash> <seconds> <path>``: the task was given back, since a limit is
+      reached; look again after so many seconds, or (``-``) when a slot is free;
+    * ``!go <hash>`` and ``!free <hash>``: a run under that limit begins, has ended.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._rest = b""
+        self.open = True
+
+    def fileno(self) -> int:
+        """Return the descriptor, readable when there is something to receive."""
+        return self._connection.fileno()
+
+    def receive(self) -> list[str]:
+        """Return the lines that have come. ``open`` turns false at the end."""
+        try:
+            data = self._connection.recv(1 << 16, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return []
+        except OSError:
+            data = b""
+        if not data:
+            self.open = False
+            return []
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [os.fsdecode(line) for line in lines]
+
+    def send(self, lines: list[str]) -> None:
+        """Send lines; nobody listening is not an error."""
+        try:
+            self._connection.sendall(os.fsencode("\n".join(lines) + "\n"))
+        except OSError:
+            self.open = False

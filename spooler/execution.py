@@ -1,0 +1,305 @@
+"""What a worker does with one task: claim it, check it, run it, settle it.
+
+The same for a worker that runs one task at a time and for one that runs many. A path
+is a hint: the claim decides. ``begin`` and ``finish`` belong to one thread; what is
+between them, ``invoke``, may be anywhere.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import copy_context
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from .channel import WorkerSettings
+from .clock import CLOCK
+from .current import CURRENT
+from .errors import ClaimLostError, CorruptError
+from .logs import escape
+from .moments import parse_at
+from .options import NO_OPTIONS, RunOptions, over
+from .registry import REGISTRY, Entry
+from .retry import ignore_delay, merge
+from .runner import READ_AGAIN, current, run_task
+from .soft_limit import soft_limit
+from .spooldir.claims import Claims
+from .spooldir.reading import TaskFile
+from .task import Claim, Outcome, Verdict, iso
+
+BROKEN: Final = 70
+"""Exit status of a child that a task forked and did not end."""
+
+Guard = Callable[[float], AbstractContextManager[object]]
+
+SETTLE_AGAIN: Final = 1.0
+"""Seconds until a move that the file system refused is tried again."""
+
+log = logging.getLogger(__name__)
+
+
+class Run(msgspec.Struct):
+    """A claimed task whose function may be called now.
+
+    Attributes:
+        path: Where it waited: what the supervisor knows it by.
+        options: What its put and its decorator say, together.
+        soft_timeout: Seconds; None without a limit.
+        hard_timeout: Seconds; None without a limit.
+        started_us: When it was begun.
+    """
+
+    path: str
+    claim: Claim
+    task: TaskFile
+    entry: Entry
+    options: RunOptions
+    started_us: int
+    soft_timeout: float | None
+    hard_timeout: float | None
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """How a claim ends.
+
+    Attributes:
+        started_us: When its run began; None if it was not run.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    entry: Entry | None
+    options: RunOptions = NO_OPTIONS
+    started_us: int | None = None
+
+
+class Execution:
+    """Runs the tasks of one worker.
+
+    Args:
+        claims: What the worker holds.
+        tell: Sends lines to the supervisor at once.
+    """
+
+    def __init__(
+        self,
+        claims: Claims,
+        settings: WorkerSettings,
+        tell: Callable[[list[str]], None],
+    ) -> None:
+        self.claims = claims
+        self._settings = settings
+        self._tell = tell
+        self.refused: list[tuple[str, Ending]] = []
+        """Moves that the file system refused, to be tried again."""
+        self._pid = os.getpid()
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._home = os.open(".", flags)  # noqa: TID251 (not in the spool)
+        self._settle_at = 0.0
+        self.settled: list[str] = []
+        """Paths that are done with, for the supervisor to hear of."""
+        self.runs = 0
+        """How many tasks were claimed."""
+        self.leaks = False
+        """Whether tasks have left no descriptor to work with."""
+
+    # -- before -----------------------------------------------------------------
+
+    def begin(self, path: str) -> Run | None:
+        """Claim a task; return it if it is to be run now.
+
+        What cannot run (unreadable, unknown, expired) is settled here.
+        """
+        try:
+            claim = self.claims.claim(path)
+        except OSError as error:
+            log.warning("cannot claim %s now: %s", escape(path), error)
+            claim = None
+        if claim is None:
+            self.settled.append(path)
+            return None
+        if log.isEnabledFor(logging.DEBUG):
+            name = escape(claim.name.task)
+            log.debug("claim task=%s name=%s", claim.name.id, name)
+        self.runs += 1
+        return self.check(path, claim)
+
+    def check(self, path: str, claim: Claim) -> Run | None:
+        """Read a claimed task; return it if it is to be run now."""
+        started_us = CLOCK.now_us()
+        entry = REGISTRY.get(claim.name.task)
+        try:
+            task = self.claims.read(claim)
+        except CorruptError as error:
+            outcome = Outcome(Verdict.REJECT, error.reason)
+            self._conclude(path, Ending(claim, outcome, entry))
+            return None
+        except OSError as error:
+            self._look_for_leaks()
+            text = f"cannot be read now: {error}"
+            outcome = Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
+            self._conclude(path, Ending(claim, outcome, entry))
+            return None
+        options = over(task.header.options, entry.run if entry else NO_OPTIONS)
+        if _is_expired(options, claim, task):
+            outcome = Outcome(Verdict.FAIL, "it was not begun in time", "expired")
+        elif entry is None:
+            age = started_us / 1e6 - task.mtime_ns / 1e9
+            text = "no function of that name here"
+            outcome = Outcome(Verdict.RELEASE, text, after=ignore_delay(age))
+        else:
+            soft = options.soft_timeout or self._settings.soft_timeout
+            hard = options.hard_timeout or self._settings.hard_timeout
+            return Run(path, claim, task, entry, options, started_us, soft, hard)
+        task.close()
+        self._conclude(path, Ending(claim, outcome, entry, options))
+        return None
+
+    # -- the run ----------------------------------------------------------------
+
+    def invoke(self, run: Run, guard: Guard = soft_limit) -> Outcome:
+        """Call a task's function in this thread; return how it ended.
+
+        Args:
+            guard: Makes what interrupts the function after so many seconds.
+        """
+        if run.hard_timeout is not None:
+            self._tell([f"!limit {run.hard_timeout} {run.path}"])
+        # A context of its own: what a task sets in one is not for the next task.
+        outcome = copy_context().run(self._run, run, guard)
+        if os.getpid() != self._pid:  # the task forked, and this is its child
+            os._exit(BROKEN)
+        os.fchdir(self._home)
+        return outcome
+
+    def _run(self, run: Run, guard: Guard) -> Outcome:
+        CURRENT.set(current(run.claim, run.task, self.claims.spool, run.hard_timeout))
+        soft = run.soft_timeout
+        return run_task(
+            run.entry, run.claim, run.task, None if soft is None else guard(soft)
+        )
+
+    # -- after ------------------------------------------------------------------
+
+    def finish(self, run: Run, outcome: Outcome) -> None:
+        """Settle a task that was run."""
+        if outcome.verdict is Verdict.RETRY:
+            self._look_for_leaks()
+        if outcome.verdict is Verdict.RELEASE and outcome.after is None:
+            age = CLOCK.now_us() / 1e6 - run.task.mtime_ns / 1e9
+            outcome = replace(outcome, after=ignore_delay(age))
+        run.task.close()
+        ending = Ending(run.claim, outcome, run.entry, run.options, run.started_us)
+        self._conclude(run.path, ending)
+
+    def _look_for_leaks(self) -> None:
+        """Notice whether tasks have left no descriptor to work with."""
+        try:
+            os.close(os.dup(self._home))
+        except OSError as error:
+            log.warning("drain worker=%s: %s", self._settings.name, error)
+            self.leaks = True
+
+    def _conclude(self, path: str, ending: Ending) -> None:
+        if ending.outcome.verdict is Verdict.RETRY:
+            ending = self._retry_or_fail(ending)
+        self._try_to_settle(path, ending)
+        # Refused or not, it runs no more: what else waits may make room.
+        self.settled.append(path)
+
+    def _retry_or_fail(self, ending: Ending) -> Ending:
+        """Return it with a delay, or failed since no attempt is left."""
+        policy, outcome = self._settings.retry, ending.outcome
+        if ending.entry is not None:
+            policy = merge(policy, ending.entry.retry)
+        attempt = ending.claim.name.attempt + 1
+        if policy.exhausted(attempt):
+            outcome = replace(outcome, verdict=Verdict.FAIL)
+        elif outcome.after is None:
+            outcome = replace(outcome, after=policy.delay(attempt))
+        return replace(ending, outcome=outcome)
+
+    def _try_to_settle(self, path: str, ending: Ending) -> None:
+        try:
+            self._settle(ending)
+        except ClaimLostError as error:
+            log.warning("%s: somebody recovered or removed it", error)
+        except OSError as error:
+            log.error("cannot settle %s now: %s", escape(path), error)
+            self.refused.append((path, ending))
+            self._settle_at = CLOCK.monotonic() + SETTLE_AGAIN
+
+    @property
+    def refused_for(self) -> float | None:
+        """Seconds until ``settle_refused`` is due; None if nothing was refused."""
+        if not self.refused:
+            return None
+        return max(0.0, self._settle_at - CLOCK.monotonic())
+
+    def settle_refused(self) -> None:
+        """Try the moves again that the file system has refused, if it is time."""
+        if CLOCK.monotonic() < self._settle_at:
+            return
+        refused, self.refused = self.refused, []
+        for path, ending in refused:
+            self._try_to_settle(path, ending)
+            self.settled.append(path)
+
+    def _settle(self, ending: Ending) -> None:
+        claim, outcome = ending.claim, ending.outcome
+        now_us = CLOCK.now_us()
+        due_us = now_us + int((outcome.after or 0.0) * 1e6)
+        started_us = ending.started_us
+        match outcome.verdict:
+            case Verdict.ACK:
+                self.claims.ack(claim)
+            case Verdict.AGAIN:
+                self.claims.again(claim, due_us=due_us)
+            case Verdict.RELEASE:
+                self.claims.release(claim, due_us=due_us)
+            case Verdict.RETRY:
+                self.claims.retry(claim, outcome, due_us=due_us, started_us=started_us)
+            case Verdict.FAIL:
+                self.claims.fail(claim, outcome, started_us=started_us)
+            case Verdict.REJECT:
+                self.claims.reject(claim, outcome.error)
+        took_us = 0 if started_us is None else now_us - started_us
+        _tell(claim, outcome, took_us, due_us)
+
+
+def _is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:
+    if options.expires is None or claim.name.attempt:
+        return False
+    return parse_at(options.expires, task.mtime_ns // 1000) < CLOCK.now_us()
+
+
+_WORDS: Final[Mapping[Verdict, tuple[int, str]]] = {
+    Verdict.ACK: (logging.INFO, "ack"),
+    Verdict.AGAIN: (logging.INFO, "again"),
+    Verdict.RELEASE: (logging.WARNING, "release"),
+    Verdict.RETRY: (logging.WARNING, "retry"),
+    Verdict.FAIL: (logging.ERROR, "fail"),
+    Verdict.REJECT: (logging.WARNING, "reject"),
+}
+
+
+def _tell(claim: Claim, outcome: Outcome, took_us: int, due_us: int) -> None:
+    level, move = _WORDS[outcome.verdict]
+    if not log.isEnabledFor(level):
+        return
+    later = outcome.verdict in (Verdict.RETRY, Verdict.RELEASE)
+    log.log(
+        level,
+        "%s task=%s name=%s attempt=%d worker=%s seconds=%.6f%s%s",
+        move,
+        claim.name.id,
+        escape(claim.name.task),
+        claim.name.attempt + 1,
+        claim.worker,
+        took_us / 1e6,
+        f" due={iso(due_us)}" if later else "",
+        f": {escape(outcome.error)}" if outcome.error else "",
+    )
