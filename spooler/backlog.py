@@ -11,17 +11,19 @@ import heapq
 import logging
 import re
 from bisect import bisect_left, bisect_right, insort
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from .clock import CLOCK, Clock
 from .logs import escape
+from .minutes import Folder, Priority, make_folder, task_of
+from .pausing import Pausing
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
+from .spooldir.pauses import FOLDER as PAUSED
 from .spooldir.recovery import remove_folder
 from .spooldir.root import FOLDERS
-from .task import MINUTE_US, Name, is_priority, minute_start_us
+from .task import MINUTE_US, is_priority, minute_start_us
 from .wakeup import Watch
 
 NAMES_MAX: Final = 100_000
@@ -50,54 +52,6 @@ LOOK_AGAIN_MAX: Final = 60.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Folder:
-    """A minute folder whose time has come."""
-
-    path: str
-    native: re.Pattern[str]
-    first: str
-    last: str
-    names: list[str] = field(default_factory=list)  # descending: the next is last
-    arrived: list[str] = field(default_factory=list)  # a heap
-    unread: bool = True
-    keep_until: float = 0.0
-    in_flight: set[str] = field(default_factory=set)
-    returned: set[str] = field(default_factory=set)
-
-    def is_native(self, name: str) -> bool:
-        """Tell whether a name is native and belongs here."""
-        if not self.first <= name[:16] <= self.last:
-            return False
-        if name.isascii():
-            return self.native.fullmatch(name) is not None
-        parsed = Name.parse(name)
-        return parsed is not None and self.path == parsed.folder
-
-    def peek(self) -> str | None:
-        """Return the next name without taking it."""
-        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
-            return self.arrived[0]
-        return self.names[-1] if self.names else None
-
-    def pop(self) -> str:
-        """Take the next name."""
-        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
-            return heapq.heappop(self.arrived)
-        return self.names.pop()
-
-
-@dataclass(slots=True)
-class _Priority:
-    """A priority's minutes, by name; a folder is made when its time has come."""
-
-    number: int
-    minutes: list[str] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-    folders: dict[str, _Folder] = field(default_factory=dict)
-    closing: dict[str, _Folder] = field(default_factory=dict)
-
-
 class Backlog:
     """The tasks that wait in one spool.
 
@@ -113,12 +67,14 @@ class Backlog:
         self._watch = watch
         self._dropped = dropped
         self._clock = clock
-        self._priorities: dict[int, _Priority] = {}
-        self._order: list[_Priority] = []
+        self._priorities: dict[int, Priority] = {}
+        self._order: list[Priority] = []
         self._candidates: dict[tuple[str, str], bool] = {}
         self._unready: dict[tuple[str, str], float] = {}
         self._trouble: dict[tuple[str, str], float] = {}
         self._closed: set[str] = set()
+        self.pausing = Pausing(spool, clock)
+        """What is not handed out for a while."""
         self.stale = True
         """Whether something was missed: ``scan`` is due."""
         self.next_due_us: int | None = None
@@ -132,6 +88,9 @@ class Backlog:
         Raises:
             OSError: From the file system.
         """
+        on_news = self.pausing.on_news
+        self._watch.add(PAUSED, on_news, self._on_lost, removals=True)
+        self._read_pauses()
         self._watch.add(".", self._on_root, self._on_lost)
         for file in self._spool.names("."):
             self._on_root(file, False)
@@ -139,7 +98,7 @@ class Backlog:
             self._scan_priority(priority)
         self.stale = False
 
-    def _scan_priority(self, priority: _Priority) -> None:
+    def _scan_priority(self, priority: Priority) -> None:
         folder = str(priority.number)
         on_name = partial(self._on_priority, priority)
         self._watch.add(folder, on_name, self._on_lost)
@@ -160,13 +119,13 @@ class Backlog:
             if number < 0 or not self._spool.is_folder(file):
                 self._candidates[".", file] = whole
                 return
-            priority = self._priorities[number] = _Priority(number)
+            priority = self._priorities[number] = Priority(number)
             insort(self._order, priority, key=lambda each: each.number)
             self._scan_priority(priority)
         elif not self.is_blind and not self._watch.has(file):
             self._scan_priority(self._priorities[number])  # it was made anew
 
-    def _on_priority(self, priority: _Priority, file: str, whole: bool) -> None:
+    def _on_priority(self, priority: Priority, file: str, whole: bool) -> None:
         if file in priority.known:
             known = priority.folders.get(file) or priority.closing.get(file)
             if known is not None:  # somebody has made it anew
@@ -182,7 +141,7 @@ class Backlog:
             priority.known.add(file)
             insort(priority.minutes, file)
 
-    def _on_name(self, folder: _Folder, file: str, whole: bool) -> None:
+    def _on_name(self, folder: Folder, file: str, whole: bool) -> None:
         if not folder.is_native(file):
             if _UNNAMED.fullmatch(file):
                 return
@@ -194,6 +153,38 @@ class Backlog:
         else:
             heapq.heappush(folder.arrived, file)
             self._reopen(folder)
+
+    # -- pauses -----------------------------------------------------------------
+
+    def more_is_paused(self) -> bool:
+        """Tell whether something was paused since the last call.
+
+        Then what was handed out before, and was not begun, should be taken back.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if self.pausing.is_due:
+            self._read_pauses()
+        return self.pausing.take_more()
+
+    def _read_pauses(self) -> None:
+        """Learn what is paused; read folders again whose names were passed over."""
+        if names := self.pausing.read():
+            for priority in self._order:
+                for folder in (*priority.folders.values(), *priority.closing.values()):
+                    if not names.isdisjoint(folder.skipped):
+                        folder.unread = True
+                        self._reopen(folder)
+
+    def _going_on(self) -> list[Priority]:
+        """Return the priorities that are not paused as a whole."""
+        paused = self.pausing.now
+        if paused.everything:
+            return []
+        if not paused.priorities:
+            return self._order
+        return [p for p in self._order if p.number not in paused.priorities]
 
     # -- dropped files ----------------------------------------------------------
 
@@ -256,12 +247,12 @@ class Backlog:
     def has_due(self) -> bool:
         """Whether a task is due that nobody has been handed."""
         now = f"{self._clock.now_us():016d}"
-        for priority in self._order:
+        for priority in self._going_on():
             for minute in priority.minutes:
                 if (minute_start_us(minute) or 0) > self._clock.now_us():
                     break
                 folder = priority.folders.get(minute)
-                name = folder.peek() if folder else now
+                name = folder.next_of(self.pausing.now.tasks) if folder else now
                 if folder and folder.unread and name is None:
                     name = now
                 if name is not None and name[:16] <= now:
@@ -284,9 +275,11 @@ class Backlog:
         """
         taken: list[str] = []
         now_us = self._clock.now_us()
+        if self.pausing.is_due:
+            self._read_pauses()
         if more_urgent_than is None:  # or others may have one that is due before
-            self.next_due_us = None
-        for priority in self._order:
+            self.next_due_us = self.pausing.now.next_us
+        for priority in self._going_on():
             if more_urgent_than is not None and priority.number >= more_urgent_than:
                 break
             self._take_from(priority, now_us, limit, taken)
@@ -295,7 +288,7 @@ class Backlog:
         return taken
 
     def _take_from(
-        self, priority: _Priority, now_us: int, limit: int, taken: list[str]
+        self, priority: Priority, now_us: int, limit: int, taken: list[str]
     ) -> None:
         index = 0
         while index < len(priority.minutes):
@@ -315,7 +308,7 @@ class Backlog:
             else:
                 index = bisect_right(priority.minutes, minute)
 
-    def _is_over(self, folder: _Folder, start_us: int, now_us: int) -> bool:
+    def _is_over(self, folder: Folder, start_us: int, now_us: int) -> bool:
         return (
             folder.peek() is None
             and start_us + KEEP_US <= now_us
@@ -323,11 +316,11 @@ class Backlog:
         )
 
     def _take_names(
-        self, folder: _Folder, now_us: int, limit: int, taken: list[str]
+        self, folder: Folder, now_us: int, limit: int, taken: list[str]
     ) -> None:
         now = f"{now_us:016d}"
         while len(taken) < limit:
-            name = folder.peek()
+            name = folder.next_of(self.pausing.now.tasks)
             if name is None:
                 if not folder.unread:
                     return
@@ -345,23 +338,22 @@ class Backlog:
         if self.next_due_us is None or due_us < self.next_due_us:
             self.next_due_us = due_us
 
-    def _load(self, priority: _Priority, minute: str) -> _Folder:
-        start_us = minute_start_us(minute) or 0
-        folder = priority.folders[minute] = _Folder(
-            path=f"{priority.number}/{minute}",
-            native=_native(priority.number),
-            keep_until=self._clock.monotonic() + KEEP_EMPTY,
-            first=f"{start_us:016d}",
-            last=f"{start_us + MINUTE_US - 1:016d}",
-        )
+    def _load(self, priority: Priority, minute: str) -> Folder:
+        keep_until = self._clock.monotonic() + KEEP_EMPTY
+        folder = make_folder(priority.number, minute, keep_until)
+        priority.folders[minute] = folder
         return folder
 
-    def _read(self, folder: _Folder) -> None:
+    def _read(self, folder: Folder) -> None:
         self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
         names = []
+        paused = self.pausing.now.tasks
+        folder.skipped = set()
         for name in self._list(folder):
             if not folder.is_native(name):
                 self._candidates.setdefault((folder.path, name), False)
+            elif paused and (task := task_of(name)) in paused:
+                folder.skipped.add(task)
             elif name not in folder.in_flight:
                 names.append(name)
             else:  # not claimed yet, or back again: nobody may tell us later
@@ -375,7 +367,7 @@ class Backlog:
         folder.names = names
         folder.arrived = []
 
-    def _list(self, folder: _Folder) -> list[str]:
+    def _list(self, folder: Folder) -> list[str]:
         """Return the names in a folder; none if it is another user's alone."""
         try:
             found = self._spool.names(folder.path)
@@ -414,14 +406,14 @@ class Backlog:
             folder.returned.discard(name)
             self._on_name(folder, name, True)
 
-    def _close(self, priority: _Priority, minute: str) -> None:
-        """Remove a folder that is over, or wait for what is in flight from it."""
+    def _close(self, priority: Priority, minute: str) -> None:
+        """Remove a folder that is over, or wait for what is in flight or paused."""
         folder = priority.closing.get(minute) or priority.folders[minute]
         if minute in priority.folders:
             del priority.folders[minute]
             priority.minutes.remove(minute)
             priority.closing[minute] = folder
-        if folder.in_flight:
+        if folder.in_flight or folder.skipped:
             return
         try:
             gone = remove_folder(self._spool, folder.path, self._clock)
@@ -436,7 +428,7 @@ class Backlog:
         if not gone:
             self._reload_later(priority, minute)
 
-    def _reload_later(self, priority: _Priority, minute: str) -> None:
+    def _reload_later(self, priority: Priority, minute: str) -> None:
         """Something is left in it: a task that came just now, or junk."""
         folder = self._load(priority, minute)
         self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
@@ -450,7 +442,7 @@ class Backlog:
         for name in left:
             self._candidates.setdefault((folder.path, name), False)
 
-    def _reopen(self, folder: _Folder) -> None:
+    def _reopen(self, folder: Folder) -> None:
         number, minute = folder.path.split("/")
         priority = self._priorities[int(number)]
         if minute in priority.closing:
@@ -462,11 +454,3 @@ _OURS: Final = frozenset(name for name in FOLDERS if not is_priority(name))
 
 _UNNAMED: Final = re.compile("#[0-9]+")
 """What the kernel calls a file without a name when its producer closes it."""
-
-
-def _native(priority: int) -> re.Pattern[str]:
-    """Return what the native names of one priority look like, if they are ASCII."""
-    return re.compile(
-        rf"[0-9]{{16}}\.{priority}\.(?:0|[1-9][0-9]{{0,5}})\.[0-9a-f]{{16}}"
-        r"\.[0-9A-Za-z_][!-.0-~]{0,127}(?<!\.tmp)(?<!\.why)"
-    )

@@ -11,6 +11,9 @@
     ├── ClaimLostError        the claim is no longer this worker's
     ├── NotFoundError         no task with that id
     ├── SpoolUncertain        the last sync of a put failed: the task may run
+    ├── TaskFailed            a task whose result was asked for was given up
+    ├── ResultError           a task has succeeded, but its result cannot be had
+    │   └── ResultGoneError   it is not kept any more
     ├── SoftTimeout           raised in user code: its soft time limit is over
     ├── Retry                 raised by user code: run it again
     └── Fail                  raised by user code: give it up
@@ -110,6 +113,44 @@ class SoftTimeout(SpoolerError):  # noqa: N818 (raised in user code, like StopIt
     def __init__(self, seconds: float) -> None:
         super().__init__(f"its soft limit of {seconds:g} s is over")
         self.seconds = seconds
+
+
+class TaskFailed(SpoolerError):  # noqa: N818 (what happened, as in concurrent.futures)
+    """A task was given up, and its result was asked for.
+
+    The traceback of its last run is shown below the message.
+
+    Attributes:
+        task_id: Its id.
+        error: One line, type and text.
+        reason: Why it failed, one of the words in docs/format.md, "``.why``", or
+            ``corrupt``.
+        traceback: That of its last run; None if there is none.
+    """
+
+    def __init__(
+        self, task_id: str, error: str, reason: str, traceback: str | None
+    ) -> None:
+        super().__init__(f"task {task_id} failed: {error or reason}")
+        self.task_id = task_id
+        self.error = error
+        self.reason = reason
+        self.traceback = traceback
+        if traceback is not None:
+            self.add_note(f"In the worker:\n{traceback.rstrip()}")
+
+
+class ResultError(SpoolerError):
+    """The result of a task cannot be had: attributes ``task_id``, ``problem``."""
+
+    def __init__(self, task_id: str, problem: str) -> None:
+        super().__init__(f"task {task_id}: {problem}")
+        self.task_id = task_id
+        self.problem = problem
+
+
+class ResultGoneError(ResultError):
+    """No result is kept of this task, or none any more; or it was removed."""
 
 
 class Retry(SpoolerError):  # noqa: N818 (raised by user code, like StopIteration)

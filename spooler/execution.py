@@ -27,6 +27,7 @@ from .retry import ignore_delay, merge
 from .runner import READ_AGAIN, current, run_task
 from .soft_limit import soft_limit
 from .spooldir.claims import Claims
+from .spooldir.followers import Settling
 from .spooldir.reading import TaskFile
 from .task import Claim, Outcome, Verdict, iso
 
@@ -62,11 +63,12 @@ class Run(msgspec.Struct):
     hard_timeout: float | None
 
 
-class Ending(msgspec.Struct, frozen=True):
+class Ending(msgspec.Struct):
     """How a claim ends.
 
     Attributes:
         started_us: When its run began; None if it was not run.
+        settling: How far its followers are; None if it has none.
     """
 
     claim: Claim
@@ -74,6 +76,7 @@ class Ending(msgspec.Struct, frozen=True):
     entry: Entry | None
     options: RunOptions = NO_OPTIONS
     started_us: int | None = None
+    settling: Settling | None = None
 
 
 class Execution:
@@ -106,6 +109,12 @@ class Execution:
         self.leaks = False
         """Whether tasks have left no descriptor to work with."""
 
+    def handle(self, path: str) -> None:
+        """Claim a task, run it in this thread, settle it."""
+        run = self.begin(path)
+        if run is not None:
+            self.finish(run, self.invoke(run))
+
     # -- before -----------------------------------------------------------------
 
     def begin(self, path: str) -> Run | None:
@@ -135,13 +144,13 @@ class Execution:
             task = self.claims.read(claim)
         except CorruptError as error:
             outcome = Outcome(Verdict.REJECT, error.reason)
-            self._conclude(path, Ending(claim, outcome, entry))
+            self.conclude(path, Ending(claim, outcome, entry))
             return None
         except OSError as error:
             self._look_for_leaks()
             text = f"cannot be read now: {error}"
             outcome = Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
-            self._conclude(path, Ending(claim, outcome, entry))
+            self.conclude(path, Ending(claim, outcome, entry))
             return None
         options = over(task.header.options, entry.run if entry else NO_OPTIONS)
         if _is_expired(options, claim, task):
@@ -155,7 +164,7 @@ class Execution:
             hard = options.hard_timeout or self._settings.hard_timeout
             return Run(path, claim, task, entry, options, started_us, soft, hard)
         task.close()
-        self._conclude(path, Ending(claim, outcome, entry, options))
+        self.conclude(path, Ending(claim, outcome, entry, options))
         return None
 
     # -- the run ----------------------------------------------------------------
@@ -179,7 +188,11 @@ class Execution:
         CURRENT.set(current(run.claim, run.task, self.claims.spool, run.hard_timeout))
         soft = run.soft_timeout
         return run_task(
-            run.entry, run.claim, run.task, None if soft is None else guard(soft)
+            run.entry,
+            run.claim,
+            run.task,
+            None if soft is None else guard(soft),
+            keep=run.options.keep_result is not None,
         )
 
     # -- after ------------------------------------------------------------------
@@ -193,7 +206,7 @@ class Execution:
             outcome = replace(outcome, after=ignore_delay(age))
         run.task.close()
         ending = Ending(run.claim, outcome, run.entry, run.options, run.started_us)
-        self._conclude(run.path, ending)
+        self.conclude(run.path, ending)
 
     def _look_for_leaks(self) -> None:
         """Notice whether tasks have left no descriptor to work with."""
@@ -203,10 +216,11 @@ class Execution:
             log.warning("drain worker=%s: %s", self._settings.name, error)
             self.leaks = True
 
-    def _conclude(self, path: str, ending: Ending) -> None:
+    def conclude(self, path: str, ending: Ending) -> None:
+        """End a claim: every claim ends here."""
         if ending.outcome.verdict is Verdict.RETRY:
             ending = self._retry_or_fail(ending)
-        self._try_to_settle(path, ending)
+        self.settle(path, ending)
         # Refused or not, it runs no more: what else waits may make room.
         self.settled.append(path)
 
@@ -222,7 +236,8 @@ class Execution:
             outcome = replace(outcome, after=policy.delay(attempt))
         return replace(ending, outcome=outcome)
 
-    def _try_to_settle(self, path: str, ending: Ending) -> None:
+    def settle(self, path: str, ending: Ending) -> None:
+        """Make the last move of a claim, or keep it for later if it is refused."""
         try:
             self._settle(ending)
         except ClaimLostError as error:
@@ -245,7 +260,7 @@ class Execution:
             return
         refused, self.refused = self.refused, []
         for path, ending in refused:
-            self._try_to_settle(path, ending)
+            self.settle(path, ending)
             self.settled.append(path)
 
     def _settle(self, ending: Ending) -> None:
@@ -255,7 +270,10 @@ class Execution:
         started_us = ending.started_us
         match outcome.verdict:
             case Verdict.ACK:
-                self.claims.ack(claim)
+                if ending.options is NO_OPTIONS:
+                    self.claims.ack(claim)
+                else:
+                    self._end(ending, lambda: self.claims.ack(claim), now_us)
             case Verdict.AGAIN:
                 self.claims.again(claim, due_us=due_us)
             case Verdict.RELEASE:
@@ -263,11 +281,33 @@ class Execution:
             case Verdict.RETRY:
                 self.claims.retry(claim, outcome, due_us=due_us, started_us=started_us)
             case Verdict.FAIL:
-                self.claims.fail(claim, outcome, started_us=started_us)
+                self._end(
+                    ending,
+                    lambda: self.claims.fail(claim, outcome, started_us=started_us),
+                    now_us,
+                )
             case Verdict.REJECT:
                 self.claims.reject(claim, outcome.error)
         took_us = 0 if started_us is None else now_us - started_us
         _tell(claim, outcome, took_us, due_us)
+
+    def _end(self, ending: Ending, move: Callable[[], None], now_us: int) -> None:
+        """Make the last move of a task, with all that goes before and after it."""
+        options, succeeded = ending.options, ending.outcome.verdict is Verdict.ACK
+        followers = options.then if succeeded else options.on_failure
+        if not followers:
+            move()
+            return
+        if ending.settling is None:
+            ending.settling = Settling(
+                self.claims.spool,
+                self.claims.folder,
+                ending.claim.name,
+                followers,
+                "then" if succeeded else "on_failure",
+                now_us,
+            )
+        ending.settling.settle(move)
 
 
 def _is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:

@@ -64,6 +64,8 @@ def run_task(
     claim: Claim,
     task: TaskFile,
     guard: AbstractContextManager[object] | None = None,
+    *,
+    keep: bool = False,
 ) -> Outcome:
     """Call a task's function with its arguments; return how it ended.
 
@@ -72,16 +74,17 @@ def run_task(
 
     Args:
         guard: Interrupts the function with ``SoftTimeout`` when its time is over.
+        keep: Have the outcome hold what the function returned.
     """
     try:
         call = _prepare_or_say_why_not(entry, claim, task)
         if isinstance(call, Outcome):
             return call
         if guard is None:
-            return _judge(entry, _finish(call()))
+            return _judge(entry, _finish(call()), keep=keep)
         with guard:
             result = _finish(call())
-        return _judge(entry, result)
+        return _judge(entry, result, keep=keep)
     except SoftTimeout as error:
         return Outcome(Verdict.RETRY, _line(error), "timeout", traceback.format_exc())
     except Fail as error:
@@ -159,11 +162,11 @@ def _line(error: BaseException) -> str:
     return " ".join(text.removeprefix("spooler.errors.").split())[:1000]
 
 
-def _judge(entry: Entry, result: object) -> Outcome:
+def _judge(entry: Entry, result: object, *, keep: bool) -> Outcome:
     if entry.kind is Kind.FOREVER:
         return Outcome(Verdict.AGAIN, after=_seconds(entry.pause))
     if entry.kind is Kind.TASK:
-        return _ACK
+        return Outcome(Verdict.ACK, value=result) if keep else _ACK
     value = result.value if isinstance(result, Answer) else result
     if value == Answer.OK.value:
         return _ACK

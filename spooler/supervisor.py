@@ -337,6 +337,8 @@ class Supervisor:
         """
         if self._draining:
             return
+        if self._backlog.more_is_paused():
+            self._take_back()
         hungry = [w for w in self._workers.values() if w.room > 0]
         hungry.sort(key=lambda worker: len(worker.in_flight))
         for worker in hungry:
@@ -346,6 +348,13 @@ class Supervisor:
                 return
             worker.offer(paths)
         self._offer_urgent()
+
+    def _take_back(self) -> None:
+        """Drain workers that hold names of paused tasks: they begin no more of them."""
+        is_paused = self._backlog.pausing.is_paused
+        for worker in self._workers.values():
+            if len(worker.in_flight) > 1 and any(map(is_paused, worker.in_flight)):
+                self._drain(worker)
 
     def _offer_urgent(self) -> None:
         """Let workers with names in hand run what is more urgent first."""
@@ -367,7 +376,8 @@ class Supervisor:
         for worker in self._workers.values():
             if worker.in_flight and not worker.stalled and worker.late_at <= now:
                 worker.stalled = True
-                paths = list(worker.in_flight)
+                is_paused = self._backlog.pausing.is_paused
+                paths = [path for path in worker.in_flight if not is_paused(path)]
                 for index, other in enumerate(idle):
                     part = paths[index :: len(idle)]
                     if part:

@@ -242,6 +242,7 @@ class Outcome(msgspec.Struct, frozen=True):
         error: One line, type and text; empty after a success.
         reason: Why it failed, one of the words in docs/format.md, "``.why``".
         after: Seconds that the task asked to wait; None leaves it to the backoff.
+        value: What the function returned, if its result is to be kept.
     """
 
     verdict: Verdict
@@ -249,3 +250,4 @@ class Outcome(msgspec.Struct, frozen=True):
     reason: str = ""
     traceback: str | None = None
     after: float | None = None
+    value: object = None

@@ -58,7 +58,8 @@ class Known(msgspec.Struct, frozen=True):
     overlap: bool
 
 
-def _known(entry: Entry) -> Known:
+def known_of(entry: Entry) -> Known:
+    """Return what a daemon must know of a function."""
     schedule = entry.schedule
     return Known(
         entry.name,
@@ -184,7 +185,7 @@ class Template:
         gc.freeze()
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
-        known = [_known(entry) for entry in REGISTRY]
+        known = [known_of(entry) for entry in REGISTRY]
         self._tell({"ready": msgspec.to_builtins(known)})
         # From here on the end of its socket tells that the daemon has died, so that
         # what the tasks have started can be killed too.

@@ -6,9 +6,12 @@ directory (a network file system, no watches left) the caller must scan.
 """
 
 import errno
+import itertools
 import logging
+import math
 import os
 import re
+import select
 import selectors
 import signal
 from collections.abc import Callable, Iterable
@@ -34,6 +37,15 @@ MASK: Final = Mask(
     | InotifyConstants.IN_MOVED_TO
     | InotifyConstants.IN_CLOSE_WRITE
     | InotifyConstants.IN_ONLYDIR
+)
+
+REMOVALS: Final = Mask(InotifyConstants.IN_DELETE | InotifyConstants.IN_MOVED_FROM)
+"""What is watched besides where a name that goes is news, too."""
+
+FILE_MASK: Final = Mask(
+    InotifyConstants.IN_MOVE_SELF
+    | InotifyConstants.IN_ATTRIB  # one name less: an open file is not deleted yet
+    | InotifyConstants.IN_DELETE_SELF
 )
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
@@ -76,10 +88,17 @@ class _Inotify(InotifyFD):
     def fileno(self) -> int:
         return self._inotify_fd
 
+    def descriptors(self) -> tuple[int, ...]:
+        return self._inotify_fd, self._kill_r, self._kill_w
+
     def close_now(self) -> None:
         # watchdog 7 leaves the descriptors to its thread until a first read is over.
         self._is_reading = False
         self.close()
+
+
+_NOTHING: Final = _Folder(lambda name, whole: None, lambda: None, lambda: None)
+_IDS: Final = itertools.count(1)
 
 
 class Watch:
@@ -114,12 +133,20 @@ class Watch:
         """Return a descriptor that is readable when there is news, if any."""
         return self._inotify.fileno() if self._inotify else None
 
-    def add(self, folder: str, on_name: OnName, on_lost: Callable[[], None]) -> bool:
+    def add(
+        self,
+        folder: str,
+        on_name: OnName,
+        on_lost: Callable[[], None],
+        *,
+        removals: bool = False,
+    ) -> bool:
         """Watch a directory; scan it after that, not before.
 
         Args:
             folder: Relative to the spool.
             on_lost: Called when events were lost or the directory is gone.
+            removals: Call ``on_name`` for names that go, too.
 
         Returns:
             Whether it is watched now.
@@ -136,7 +163,8 @@ class Watch:
 
         callback = _Folder(on_name, on_lost, on_deleted)
         try:
-            wd = self._inotify.add_callback(path, MASK, callback, CallbackId(1))
+            mask = Mask(MASK | REMOVALS) if removals else MASK
+            wd = self._inotify.add_callback(path, mask, callback, CallbackId(1))
             if wd < 0:  # watchdog 7 keeps silent about EACCES
                 self._inotify.remove_callbacks([(wd, CallbackId(1))])
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
@@ -170,6 +198,64 @@ class Watch:
         """Let go of everything."""
         if self._inotify is not None:
             self._inotify.close_now()
+
+
+class Watchpost:
+    """Tells that something happened to one of a few files and directories.
+
+    It does not say to which: look again at all of them. One inotify of its own.
+
+    Raises:
+        OSError: There is no inotify left for this user.
+    """
+
+    def __init__(self) -> None:
+        self._inotify = _Inotify()
+        for fd in self._inotify.descriptors():
+            os.set_inheritable(fd, False)
+        self._poll = select.poll()
+        self._poll.register(self.fileno(), select.POLLIN)
+
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when there is news."""
+        return self._inotify.fileno()
+
+    def add_file(self, fd: int) -> None:
+        """Watch an open file, wherever it is, for being renamed or unlinked.
+
+        Raises:
+            OSError: It cannot be watched.
+        """
+        self._add(f"/proc/self/fd/{fd}", FILE_MASK)
+
+    def add_folder(self, path: str) -> None:
+        """Watch a directory for new files.
+
+        Raises:
+            OSError: It cannot be watched.
+        """
+        self._add(path, MASK)
+
+    def _add(self, path: str, mask: Mask) -> None:
+        once = CallbackId(next(_IDS))  # one file may be added again
+        wd = self._inotify.add_callback(os.fsencode(path), mask, _NOTHING, once)
+        if wd < 0:  # watchdog 7 keeps silent about EACCES
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    def wait(self, timeout: float | None) -> None:
+        """Wait for news, or until so many seconds (an hour at most) are over."""
+        seconds = 3600.0 if timeout is None else min(timeout, 3600.0)
+        # In whole milliseconds, rounded up: never wake too early, again and again.
+        if self._poll.poll(math.ceil(seconds * 1000)):
+            self.read()
+
+    def read(self) -> None:
+        """Forget the news so far. Call it when there is some: else it blocks."""
+        os.read(self.fileno(), 65536)
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._inotify.close_now()
 
 
 class Signals:

@@ -74,7 +74,7 @@ class Worker:
                 execution.settle_refused()
             if self._queue and not self._draining:
                 _, _, path = heapq.heappop(self._queue)
-                self._handle(path)
+                execution.handle(path)
                 if CLOCK.monotonic() - self._reported > REPORT_EVERY:
                     self._report()
         self._report()
@@ -126,13 +126,6 @@ class Worker:
             self._claims.sync()
         except OSError as error:
             log.warning("cannot sync what is done: %s", error)
-
-    # -- one task ---------------------------------------------------------------
-
-    def _handle(self, path: str) -> None:
-        run = self._execution.begin(path)
-        if run is not None:
-            self._execution.finish(run, self._execution.invoke(run))
 
 
 def main(connection: socket.socket, settings: WorkerSettings) -> None:

@@ -29,6 +29,9 @@ class Claims:
     Args:
         worker: Its name, unique for each life.
         owners: The uids whose files count as tasks.
+
+    Attributes:
+        folder: The worker's folder, below the spool.
     """
 
     def __init__(
@@ -42,10 +45,10 @@ class Claims:
         self.worker = worker
         self._owners = owners
         self._clock = clock
-        self._folder = f"running/{worker}"
+        self.folder = f"running/{worker}"
         with suppress(FileExistsError):
-            os.mkdir(self._folder, 0o700, dir_fd=spool.fd)
-        self._fd = os.open(self._folder, DIR_FLAGS, dir_fd=spool.fd)
+            os.mkdir(self.folder, 0o700, dir_fd=spool.fd)
+        self._fd = os.open(self.folder, DIR_FLAGS, dir_fd=spool.fd)
         self._acked_at: float | None = None
 
     def claim(self, path: str) -> Claim | None:
@@ -158,9 +161,19 @@ class Claims:
         name = claim.name
         self._back(claim, name if due_us is None else name.but(due_us=due_us))
 
+    def park(self, claim: Claim) -> None:
+        """Give a task back that must wait for a limit: same name. Not synced.
+
+        Raises:
+            ClaimLostError: The file is gone.
+            OSError: From the file system. The task is still claimed.
+        """
+        source = f"{self.folder}/{claim.file}"
+        self._or_lost(claim, lambda: self.spool.move(source, claim.name, durable=False))
+
     def _back(self, claim: Claim, name: Name) -> None:
         self._or_lost(
-            claim, lambda: self.spool.move(f"{self._folder}/{claim.file}", name)
+            claim, lambda: self.spool.move(f"{self.folder}/{claim.file}", name)
         )
 
     def fail(self, claim: Claim, outcome: Outcome, *, started_us: int | None) -> None:
@@ -182,7 +195,7 @@ class Claims:
             history = [*history, record]
             name = name.but(attempt=name.attempt + 1)
         report = reports.failure(claim, outcome, history, now_us)
-        source = f"{self._folder}/{claim.file}"
+        source = f"{self.folder}/{claim.file}"
         self._or_lost(claim, lambda: give_up(self.spool, source, name, report))
 
     def reject(self, claim: Claim, reason: str) -> None:
@@ -192,7 +205,7 @@ class Claims:
             ClaimLostError: The file is gone.
             OSError: From the file system. The task is still claimed.
         """
-        source = f"{self._folder}/{claim.file}"
+        source = f"{self.folder}/{claim.file}"
         now_us = self._clock.now_us()
         self._or_lost(claim, lambda: put_aside(self.spool, source, reason, now_us))
 
@@ -212,7 +225,7 @@ class Claims:
             self.sync()
         try:
             with suppress(FileNotFoundError):  # somebody has removed the spool
-                os.rmdir(self._folder, dir_fd=self.spool.fd)
+                os.rmdir(self.folder, dir_fd=self.spool.fd)
         finally:
             os.close(self._fd)
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import filelock
@@ -22,6 +23,7 @@ from . import reports
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
 from .files import write_new
+from .kills import KILL_MAX_AGE, KILLED
 from .followers import give_up_lost, settle_staged
 from .root import SpoolDir
 
@@ -122,6 +124,8 @@ class Recovered:
 Followers = Mapping[str, tuple[Follower, ...]]
 """By task name, what is to be put when such a task is given up."""
 
+_Lose = Callable[[str, Name, dict[str, object]], None]
+
 Decide = Callable[[Name], int | None]
 """Given a task whose run was lost (attempts already counted), return when it is
 due again, in µs since the epoch, or None to give it up."""
@@ -162,6 +166,7 @@ def recover(
     *,
     owners: Collection[int] | None = None,
     followers: Followers | None = None,
+    culprits: Mapping[str, Outcome] | None = None,
     clock: Clock = CLOCK,
 ) -> list[Recovered] | None:
     """Give back what a dead process held, and remove its traces.
@@ -173,6 +178,7 @@ def recover(
             the runs do not count as attempts.
         owners: The uids whose files count as tasks; None for root and this user.
         followers: What decorators say of followers, where a file says nothing.
+        culprits: By id, tasks for which another outcome is to be written down.
 
     Returns:
         What it held; None if the process lives.
@@ -183,6 +189,13 @@ def recover(
     lock = ProcessLock(spool, worker)
     if not lock.acquire():
         return None
+
+    def lose(source: str, name: Name, report: dict[str, object]) -> None:
+        default = (followers or {}).get(name.task)
+        now_us = clock.now_us()
+        move = partial(give_up, spool, source, name, report)
+        give_up_lost(spool, source, name, move, default, owners, now_us)
+
     try:
         folder = f"running/{worker}"
         done = []
@@ -193,8 +206,9 @@ def recover(
                 put_aside(spool, f"{folder}/{file}", "is not a task", clock.now_us())
                 continue
             claim = Claim(name, worker, file)
+            own = (culprits or {}).get(name.id, outcome)
             with suppress(FileNotFoundError):  # an operator was first
-                done.append(_give_back(spool, claim, decide, outcome, clock))
+                done.append(_give_back(spool, claim, decide, own, clock, lose))
         try:
             remove_folder(spool, folder, clock)
         except NotADirectoryError:  # somebody moved a file right into running/
@@ -207,7 +221,12 @@ def recover(
 
 
 def _give_back(
-    spool: SpoolDir, claim: Claim, decide: Decide, outcome: Outcome, clock: Clock
+    spool: SpoolDir,
+    claim: Claim,
+    decide: Decide,
+    outcome: Outcome,
+    clock: Clock,
+    lose: _Lose,
 ) -> Recovered:
     source = f"running/{claim.worker}/{claim.file}"
     if outcome.verdict is Verdict.RELEASE:
@@ -215,11 +234,11 @@ def _give_back(
         return Recovered(claim.name, claim.name.due_us)
     name = claim.name.but(attempt=claim.name.attempt + 1)
     record = reports.attempt_record(claim, outcome.error, None, clock.now_us())
-    due_us = decide(name)
+    due_us = None if outcome.reason == KILLED else decide(name)
     if due_us is None:
         history = [*reports.attempts(spool, name.id), record]
         report = reports.failure(claim, outcome, history, clock.now_us())
-        give_up(spool, source, name, report)
+        lose(source, name, report)
         return Recovered(name, None)
     with suppress(OSError):  # the list is for people; the task comes first
         reports.append_attempt(spool, name.id, record)
@@ -265,6 +284,7 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     """
     count = _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
     count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
+    count += _sweep_folder(spool, "kill", clock, KILL_MAX_AGE)
     for folder in ("failed", "corrupt", "workers", "timers"):
         count += _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
     for folder in ("failed", "corrupt"):

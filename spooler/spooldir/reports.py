@@ -115,19 +115,23 @@ def failure(
     now_us: int,
 ) -> dict[str, object]:
     """Return the report of a task that is given up."""
-    traceback = outcome.traceback
-    if traceback is not None and len(traceback) > _TRACEBACK_MAX:
-        traceback = "…" + traceback[-_TRACEBACK_MAX:]
     return {
         "v": 1,
         "id": claim.name.id,
         "task": claim.name.task,
         "error": outcome.error,
         "reason": outcome.reason,
-        "traceback": traceback,
+        "traceback": cut(outcome.traceback),
         "failed": iso(now_us),
         "attempts": history[-ATTEMPTS_MAX:],
     }
+
+
+def cut(traceback: str | None) -> str | None:
+    """Return the end of a traceback, where the error is, if it is very long."""
+    if traceback is not None and len(traceback) > _TRACEBACK_MAX:
+        return "…" + traceback[-_TRACEBACK_MAX:]
+    return traceback
 
 
 def write_why(spool: SpoolDir, path: str, report: Mapping[str, object]) -> None:

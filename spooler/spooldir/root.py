@@ -16,7 +16,7 @@ from typing import Final, TypeVar
 from ..clock import CLOCK
 from ..errors import NotASpoolError, SpoolUncertain
 from ..task import MAX_DUE_US, MINUTE_US, Name, is_priority, minute_start_us
-from .files import DIR_FLAGS, NEW_FLAGS, sync_directory, write_all, write_new
+from .files import DIR_FLAGS, NEW_FLAGS, link_new, sync_directory, write_all, write_new
 
 FORMAT: Final = 1
 MARKER: Final = ".spool"
@@ -29,7 +29,6 @@ FOLDERS: Final = (
 
 _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
-_NO_LINK: Final = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 _SYNCED_MAX: Final = 256
 
 RACES_MAX: Final = 100
@@ -195,30 +194,46 @@ class SpoolDir:
             SpoolUncertain: It is in place, but the last sync failed.
             OSError: From the file system; there is no task then.
         """
-        folder = name.folder
-        path = f"{folder}/{name}"
-        fd, hidden = self._open_new(folder, name)
+        fd, hidden = self.write(name, chunks, durable=durable)
         placed = False
         try:
             try:
-                if self._owner is not None:
-                    os.fchown(fd, *self._owner)
-                for chunk in chunks:
-                    write_all(fd, chunk)
-                if durable:
-                    os.fsync(fd)
-                self._place(fd, hidden, folder, path)
+                self.place(fd, hidden, name)
                 placed = True
             finally:
-                self._let_go(fd, hidden)
+                self.let_go(fd, hidden)
             if durable:
                 self.sync_folder(name)
         except OSError as error:
             if not placed:
-                if error.filename is None:  # write and fsync do not say where
-                    error.filename = self.path
                 raise
             raise SpoolUncertain(name.id, error) from error
+
+    def write(
+        self, name: Name, chunks: Iterable[bytes], *, durable: bool
+    ) -> tuple[int, str | None]:
+        """Write a task that has no place yet: the first half of ``put``.
+
+        Returns:
+            Its descriptor, and its hidden name if it has one: for ``let_go``.
+
+        Raises:
+            OSError: From the file system; nothing is left then.
+        """
+        fd, hidden = self._open_new(name.folder, name)
+        try:
+            if self._owner is not None:
+                os.fchown(fd, *self._owner)
+            for chunk in chunks:
+                write_all(fd, chunk)
+            if durable:
+                os.fsync(fd)
+        except BaseException as error:
+            self.let_go(fd, hidden)
+            if isinstance(error, OSError) and error.filename is None:
+                error.filename = self.path  # write and fsync do not say where
+            raise
+        return fd, hidden
 
     def _open_new(self, folder: str, name: Name) -> tuple[int, str | None]:
         """Open a file without a name, or else a hidden one; return that name too."""
@@ -237,7 +252,8 @@ class SpoolDir:
             folder, lambda: os.open(path, flags, 0o600, dir_fd=self.fd)
         )
 
-    def _let_go(self, fd: int, hidden: str | None) -> None:
+    def let_go(self, fd: int, hidden: str | None) -> None:
+        """Close what ``write`` returned, and remove its hidden name."""
         try:
             os.close(fd)
         finally:
@@ -245,25 +261,19 @@ class SpoolDir:
                 with suppress(OSError):  # nobody looks at it; it is swept by age
                     os.unlink(hidden, dir_fd=self.fd)
 
-    def _place(self, fd: int, hidden: str | None, folder: str, path: str) -> None:
-        if hidden is None:
-            self.in_folder(folder, lambda: self._link(fd, hidden, path))
-        else:  # which keeps its folder from being removed
-            self._link(fd, hidden, path)
+    def place(self, fd: int, hidden: str | None, name: Name) -> None:
+        """Give what ``write`` returned its name: the second half of ``put``.
 
-    def _link(self, fd: int, hidden: str | None, path: str) -> None:
+        Raises:
+            FileExistsError: There is a task of this name.
+            OSError: From the file system; there is no task then.
+        """
+        folder = name.folder
+        path = f"{folder}/{name}"
         if hidden is None:
-            source = f"/proc/self/fd/{fd}"
-            os.link(source, path, dst_dir_fd=self.fd, follow_symlinks=True)
-            return
-        try:
-            os.link(hidden, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        except OSError as error:
-            if error.errno not in _NO_LINK:
-                raise
-            if self.has(path):  # a rename would overwrite it
-                raise FileExistsError(errno.EEXIST, "exists", path) from None
-            os.rename(hidden, path, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            self.in_folder(folder, lambda: link_new(self.fd, fd, hidden, path))
+        else:  # which keeps its folder from being removed
+            link_new(self.fd, fd, hidden, path)
 
     # -- folders ----------------------------------------------------------------
 
@@ -459,26 +469,22 @@ class SpoolDir:
                 for name in self.names(folder):
                     yield folder, name
 
-    def has(self, path: str) -> bool:
-        """Tell whether there is a file of that path in the spool.
+    def status(self, path: str) -> os.stat_result | None:
+        """Return what stands at a path of the spool; None if nothing does.
 
         Raises:
             OSError: From the file system.
         """
         try:
-            os.stat(path, dir_fd=self.fd, follow_symlinks=False)
+            return os.stat(path, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
-            return False
-        return True
+            return None
+
+    def has(self, path: str) -> bool:
+        """Tell whether there is a file of that path in the spool."""
+        return self.status(path) is not None
 
     def is_folder(self, path: str) -> bool:
-        """Tell whether there is a directory of that path in the spool.
-
-        Raises:
-            OSError: From the file system.
-        """
-        try:
-            status = os.stat(path, dir_fd=self.fd, follow_symlinks=False)
-        except FileNotFoundError:
-            return False
-        return stat.S_ISDIR(status.st_mode)
+        """Tell whether there is a directory of that path in the spool."""
+        status = self.status(path)
+        return status is not None and stat.S_ISDIR(status.st_mode)

@@ -1,0 +1,152 @@
+"""What workers held that have died: give it back.
+
+A worker of this daemon has its end reported; of those of other daemons nobody tells,
+so their locks are looked at.
+"""
+
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from .backlog import Backlog
+from .clock import CLOCK, Clock
+from .logs import escape
+from .retry import RetryOptions, RetryPolicy, merge
+from .spooldir import SpoolDir
+from .spooldir.recovery import Recovered, is_alive, processes, recover
+from .task import Name, Outcome, Verdict
+
+RECOVER_AGAIN: Final = 1.0
+"""Seconds until a recovery that the file system refused is tried again."""
+
+CRASHED: Final = Outcome(Verdict.FAIL, "its worker and its daemon died", "crash")
+STOPPED: Final = Outcome(Verdict.RELEASE, "the daemon stopped before it had finished")
+BESIDE: Final = Outcome(Verdict.RELEASE, "its worker was killed for another task")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What becomes of the tasks that a dead worker held.
+
+    Attributes:
+        outcome: Of all but the culprits.
+        culprits: By task id, those for which the worker was killed.
+    """
+
+    outcome: Outcome
+    culprits: Mapping[str, Outcome]
+
+    def of(self, task_id: str) -> Outcome:
+        """Return what becomes of one task."""
+        return self.culprits.get(task_id, self.outcome)
+
+
+class Dead:
+    """The dead workers of one spool that are not recovered yet.
+
+    Args:
+        living: Returns the names of this daemon and its living workers.
+    """
+
+    def __init__(
+        self,
+        spool: SpoolDir,
+        backlog: Backlog,
+        policy: RetryPolicy,
+        living: Callable[[], Collection[str]],
+        clock: Clock = CLOCK,
+    ) -> None:
+        self._spool = spool
+        self._backlog = backlog
+        self._policy = policy
+        self._living = living
+        self._clock = clock
+        self._known: dict[str, RetryOptions] = {}
+        self._refused: set[str] = set()
+        self._again_at = 0.0
+        self.fates: dict[str, Fate] = {}
+        """Of our own, by name."""
+
+    def use(self, known: dict[str, RetryOptions]) -> None:
+        """Take what decorators say of retries, by task name."""
+        self._known = known
+
+    def add(self, name: str, fate: Fate) -> None:
+        """Recover a worker of ours that has died, now or when it can be done."""
+        self.fates[name] = fate
+        self.recover()
+
+    def recover(self) -> None:
+        """Give back what our own dead workers held."""
+        if not self.fates or self._clock.monotonic() < self._again_at:
+            return
+        for name, fate in list(self.fates.items()):
+            try:
+                if self._recover(name, fate):
+                    del self.fates[name]
+            except OSError as error:
+                log.warning("cannot recover %s now: %s", escape(name), error)
+                self._again_at = self._clock.monotonic() + RECOVER_AGAIN
+
+    def recover_strangers(self) -> None:
+        """Give back what processes held whose daemon is dead too."""
+        own = {*self._living(), *self.fates}
+        for name in processes(self._spool):
+            if name in own:
+                continue
+            try:
+                if not is_alive(self._spool, name):
+                    self._recover(name, Fate(CRASHED, {}))
+            except OSError as error:  # another user's, say: it must not stop this one
+                level = logging.DEBUG if name in self._refused else logging.WARNING
+                self._refused.add(name)
+                log.log(level, "cannot recover %s now: %s", escape(name), error)
+
+    def next_moment(self) -> float | None:
+        """Return when ``recover`` has something to do, by the monotonic clock."""
+        if not self.fates:
+            return None
+        return max(self._clock.monotonic() + 0.05, self._again_at)
+
+    def _recover(self, name: str, fate: Fate) -> bool:
+        recovered = recover(
+            self._spool,
+            name,
+            self._decide,
+            fate.outcome,
+            culprits=fate.culprits,
+            clock=self._clock,
+        )
+        if recovered is None:
+            return False
+        for each in recovered:
+            _tell(name, each, fate.of(each.name.id))
+        if recovered and self._backlog.is_blind:
+            self._backlog.stale = True
+        return True
+
+    def _decide(self, name: Name) -> int | None:
+        policy = merge(self._policy, self._known.get(name.task, RetryOptions()))
+        if policy.exhausted(name.attempt):
+            return None
+        now_us = self._clock.now_us()
+        delay_us = int(policy.crash_delay(name.attempt) * 1e6)
+        return now_us + delay_us if delay_us else min(name.due_us, now_us)
+
+
+def _tell(worker: str, recovered: Recovered, outcome: Outcome) -> None:
+    released = outcome.verdict is Verdict.RELEASE
+    lost = recovered.due_us is None
+    log.log(
+        logging.ERROR if lost else logging.WARNING,
+        "%s task=%s name=%s attempt=%d worker=%s: %s",
+        "fail" if lost else "release" if released else "recover",
+        recovered.name.id,
+        escape(recovered.name.task),
+        recovered.name.attempt + released,
+        escape(worker),
+        outcome.error,
+    )

@@ -1,0 +1,144 @@
+"""End runs that are over their time limit, or that somebody wants killed.
+
+A worker that cannot be asked gets TERM with its process group, so that what the task
+has started can end in order, and KILL a moment later.
+"""
+
+import logging
+import signal
+from collections.abc import Mapping
+from typing import Final
+
+from .clock import CLOCK, Clock
+from .logs import escape
+from .spooldir import SpoolDir, kills
+from .spooldir.kills import KILLED
+from .task import Name, Outcome, Verdict
+from .watched import WatchedWorker
+
+CANCEL: Final = 0.150
+"""Seconds that a worker is given to end a run that it was asked to cancel."""
+
+TERM: Final = 0.100
+"""Seconds between the two signals."""
+
+LATE: Final = 0.150
+"""Seconds after a time limit when the second signal is sent at the latest, even if the
+first one was late."""
+
+LOOK_AGAIN: Final = 0.050
+"""Seconds between two looks at requests that are being carried out."""
+
+OVERRAN: Final = Outcome(
+    Verdict.FAIL, "ran past its time limit and was killed", "timeout"
+)
+ASKED: Final = Outcome(Verdict.FAIL, "an operator had it killed", KILLED)
+
+log = logging.getLogger(__name__)
+
+
+class Killing:
+    """Who is to be killed in one spool.
+
+    Args:
+        workers: The living workers, by name; it changes under our hands.
+    """
+
+    def __init__(
+        self,
+        spool: SpoolDir,
+        workers: Mapping[str, WatchedWorker],
+        clock: Clock = CLOCK,
+    ) -> None:
+        self._spool = spool
+        self._workers = workers
+        self._clock = clock
+        self._wanted: dict[str, str] = {}
+        self.asked = True
+        """Whether there may be new requests."""
+
+    # -- requests ---------------------------------------------------------------
+
+    def look(self, dead: Mapping[str, object]) -> None:
+        """Take what was asked for; remove requests that are carried out.
+
+        Args:
+            dead: Our workers whose tasks were not recovered yet, by name.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if not self.asked and not self._wanted:
+            return
+        asked = kills.requests(self._spool)
+        self.asked = False
+        if not asked and not self._wanted:
+            return
+        runs = {}
+        for name in (*self._workers, *dead):
+            for file in self._spool.names(f"running/{name}"):
+                task = Name.parse(file)
+                if task is not None:
+                    runs[task.id] = (name, task)
+        for task_id in asked:
+            worker = self._workers.get(runs[task_id][0]) if task_id in runs else None
+            if worker is not None and task_id not in self._wanted:
+                self._cancel(worker, runs[task_id][1])
+        for task_id in [each for each in self._wanted if each not in runs]:
+            kills.forget(self._spool, task_id)
+            del self._wanted[task_id]
+
+    def _cancel(self, worker: WatchedWorker, task: Name) -> None:
+        path = f"{task.folder}/{task}"
+        text = "kill task=%s name=%s worker=%s: asked for"
+        log.warning(text, task.id, escape(task.task), worker.name)
+        self._wanted[task.id] = worker.name
+        worker.culprits[path] = ASKED
+        if worker.term_at is None:
+            worker.term_at = self._clock.monotonic() + CANCEL
+        worker.channel.send([f"!cancel {path}"])
+
+    # -- time -------------------------------------------------------------------
+
+    def enforce(self) -> None:
+        """Send the signals that are due."""
+        now = self._clock.monotonic()
+        for worker in self._workers.values():
+            if worker.limits:
+                self._enforce_limits(worker, now)
+            if worker.culprits:
+                self._enforce(worker, now)
+            elif worker.term_at is not None or worker.kill_at is not None:
+                worker.term_at = worker.kill_at = None  # they have ended in time
+
+    def _enforce_limits(self, worker: WatchedWorker, now: float) -> None:
+        over = [path for path, at in worker.limits.items() if at <= now]
+        for path in over:
+            limit = worker.limits.pop(path)
+            log.error("kill worker=%s: time limit", worker.name)
+            worker.culprits.setdefault(path, OVERRAN)
+            worker.term_at = now
+            at = max(now, min(now + TERM, limit + LATE))
+            worker.kill_at = min(worker.kill_at or at, at)
+
+    def _enforce(self, worker: WatchedWorker, now: float) -> None:
+        if worker.killed:
+            return
+        if worker.kill_at is not None and worker.kill_at <= now:
+            worker.killed = True
+            worker.forker.kill(worker.child)
+        elif worker.term_at is not None and worker.term_at <= now:
+            worker.term_at = None
+            worker.kill_at = worker.kill_at or now + TERM
+            worker.draining = True  # which is what TERM means to it
+            worker.forker.kill(worker.child, signal.SIGTERM)
+
+    def next_moment(self) -> float | None:
+        """Return when there is something to do, by the monotonic clock."""
+        moments = [self._clock.monotonic() + LOOK_AGAIN] if self._wanted else []
+        for worker in self._workers.values():
+            moments += worker.limits.values()
+            if worker.culprits and not worker.killed:
+                at = (worker.term_at, worker.kill_at)
+                moments += [each for each in at if each is not None]
+        return min(moments, default=None)

@@ -1,0 +1,419 @@
+"""How far a batch has come; cut it; make one of its lines a task of its own.
+
+All but ``find`` and ``sweep`` belong to the worker that has claimed the batch.
+Specification: docs/format.md, section 11.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from ..clock import CLOCK, Clock
+from ..errors import CorruptError
+from ..task import BATCH, Claim, Name, derived_id, is_id
+from .files import NEW_FLAGS, write_all, write_new
+from .reading import READ_FLAGS
+from .root import SpoolDir
+
+FOLDER: Final = "batches"
+LEFT_OVER_AGE: Final = 3600.0
+"""Seconds after which the range of a batch that is nowhere is a left-over."""
+
+BUSY: Final = b" "
+BETWEEN: Final = b"-"
+"""After the first number: whether a crash would be the fault of that line."""
+
+_LINE: Final = 51
+"""Bytes of a range, at least: less is what a crash left of the first write."""
+
+_RANGE_MAX: Final = 1024
+_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_TMPFILE: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Which lines of a file are still to be run, both numbers from 0.
+
+    Attributes:
+        next: The first.
+        end: The one before which to stop.
+        origin: The id of the batch that the lines were put with.
+        part: The file that was cut off last; None if none was.
+        between: No line was being run when this was written.
+    """
+
+    next: int
+    end: int
+    origin: str
+    part: Name | None = None
+    between: bool = False
+
+    def encode(self) -> bytes:
+        """Return the content of the file."""
+        rest = f" {self.part}" if self.part else ""
+        mark = BETWEEN.decode() if self.between else BUSY.decode()
+        return f"{self.next:016d}{mark}{self.end:016d} {self.origin}{rest}\n".encode()
+
+
+def parse_range(data: bytes) -> Range | None:
+    """Read a range; None if it is only what a crash has left.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    data = data.rstrip(b"\0")
+    if len(data) < _LINE:
+        return None
+    first, mark, rest = data[:16], data[16:17], data[17:]
+    end, origin, *part = rest.decode().rstrip("\n").split(" ", 2)
+    found = Range(
+        int(first),
+        int(end),
+        origin,
+        Name.parse(part[0]) if part else None,
+        between=mark == BETWEEN,
+    )
+    if found.encode() != data or found.next > found.end or not is_id(origin):
+        raise ValueError("not a range")
+    return found
+
+
+def read(spool: SpoolDir, batch_id: str) -> Range | None:
+    """Return how far a batch has come; None if none of its lines was run.
+
+    Raises:
+        CorruptError: Its range is damaged.
+        OSError: From the file system.
+    """
+    path = _path(batch_id)
+    try:
+        fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
+    except FileNotFoundError:
+        return None
+    try:
+        return parse_range(os.read(fd, _RANGE_MAX))
+    except ValueError:
+        raise CorruptError(
+            f"{path} is damaged: remove it and kick the batch to run all its lines"
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _path(batch_id: str) -> str:
+    return f"{FOLDER}/{batch_id}"
+
+
+def _hidden(part: Name) -> str:
+    return f"{FOLDER}/.{part}"
+
+
+class Progress:
+    """How far a batch has come: its range, open for writing.
+
+    Args:
+        count: How many lines the file says that it has.
+
+    Attributes:
+        claim: The batch, claimed; ``calm`` changes it.
+
+    Raises:
+        CorruptError: Its range is damaged.
+        OSError: From the file system.
+    """
+
+    def __init__(
+        self, spool: SpoolDir, claim: Claim, count: int, clock: Clock = CLOCK
+    ) -> None:
+        self._spool = spool
+        self._clock = clock
+        self.claim = claim
+        self._id = claim.name.id
+        found = read(spool, self._id)
+        if found is None:
+            found = Range(0, count, self._id, between=True)
+            self._fd = self._make(found)
+        else:
+            if found.end > count:
+                raise CorruptError(f"{_path(self._id)} is not the range of this file")
+            self._fd = os.open(_path(self._id), _FLAGS, dir_fd=spool.fd)
+        self.next, self.end, self.origin = found.next, found.end, found.origin
+        self.between = found.between
+        self._part = found.part
+        self._synced_at = clock.monotonic()
+        self._changed = False
+
+    def _make(self, first: Range) -> int:
+        path = _path(self._id)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600, dir_fd=self._spool.fd)
+        try:
+            write_all(fd, first.encode())
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def __len__(self) -> int:
+        return self.end - self.next
+
+    def line_name(self, task: str, attempt: int = 0) -> Name:
+        """Return the name of the next line, as a task of its own."""
+        name = self.claim.name
+        line_id = derived_id(self.origin, self.next)
+        return Name(name.due_us, name.priority, attempt, line_id, task)
+
+    # -- moving on --------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Note that the next line is done. Not synced: ``sync`` does it.
+
+        Raises:
+            OSError: From the file system. The line counts as not run.
+        """
+        os.pwrite(self._fd, b"%016d" % (self.next + 1), 0)
+        self.next += 1
+        self._changed = True
+
+    def mark(self, *, between: bool) -> None:
+        """Say whether a crash from now on is the fault of the next line.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if between is not self.between:
+            os.pwrite(self._fd, BETWEEN if between else BUSY, 16)
+            self.between = between
+
+    def sync(self, *, now: bool = False) -> None:
+        """Make what was done durable, at most once a second.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if not self._changed:
+            self._synced_at = self._clock.monotonic()
+        elif now or self._clock.monotonic() - self._synced_at >= 1.0:
+            os.fsync(self._fd)
+            self._changed = False
+            self._synced_at = self._clock.monotonic()
+
+    def close(self) -> None:
+        """Close the range; it stays."""
+        os.close(self._fd)
+
+    # -- one line ---------------------------------------------------------------
+
+    def spin_off(self, name: Name, data: bytes) -> Claim:
+        """Make the next line a task of its own that this worker holds; move on.
+
+        Synced, since the range goes on and may reach the disk at any time.
+
+        Args:
+            name: From ``line_name``.
+
+        Raises:
+            OSError: From the file system. The line is where it was.
+        """
+        worker = self.claim.worker
+        folder = f"running/{worker}"
+        path = f"{folder}/{name}"
+        _write_whole(self._spool, folder, path, data)
+        try:
+            self._spool.sync(folder)
+            # The next one has not begun; one write for both.
+            os.pwrite(self._fd, b"%016d%b" % (self.next + 1, BETWEEN), 0)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(path, dir_fd=self._spool.fd)
+            raise
+        self.next += 1
+        self.between = True
+        self._changed = True
+        return Claim(name, worker, str(name))
+
+    def calm(self) -> None:
+        """Have the batch's attempt be 0 again: the crash was the next line's fault.
+
+        One rename, not synced.
+
+        Raises:
+            FileNotFoundError: The batch is gone.
+            OSError: From the file system. It is as it was.
+        """
+        self._rename(self.claim.name.but(attempt=0))
+
+    def blame(self, attempt: int) -> None:
+        """Undo ``calm``, since the line could not be made a task. Never fails."""
+        with suppress(OSError):
+            self._rename(self.claim.name.but(attempt=attempt))
+
+    def _rename(self, name: Name) -> None:
+        folder, fd = f"running/{self.claim.worker}", self._spool.fd
+        old, new = f"{folder}/{self.claim.file}", f"{folder}/{name}"
+        os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
+        self.claim = Claim(name, self.claim.worker, str(name))
+
+    # -- sharing ----------------------------------------------------------------
+
+    def cut(self) -> Name | None:
+        """Make the second half of what is left a batch of its own, which waits.
+
+        The line that runs now, the next, stays here.
+
+        Returns:
+            The name that it was given; None if there is nothing to share, or if the
+            last part that was cut off still waits: nobody has time.
+
+        Raises:
+            OSError: From the file system. ``publish`` must be called again.
+        """
+        self.publish()
+        if len(self) < 2 or (self._part and self._waits(self._part)):
+            return None
+        middle = self.next + (len(self) + 1) // 2
+        part_id = derived_id(self._id, "from", middle)
+        part = self.claim.name.but(attempt=0, id=part_id)
+        spool, fd = self._spool, self._spool.fd
+        source = f"running/{self.claim.worker}/{self.claim.file}"
+        with suppress(FileExistsError):  # a crash or an error came before step 2
+            os.link(source, _hidden(part), src_dir_fd=fd, dst_dir_fd=fd)
+        theirs = Range(middle, self.end, self.origin, between=True)
+        write_new(fd, _hidden_new(part_id), _path(part_id), theirs.encode())
+        spool.sync(FOLDER)
+        self._replace(Range(self.next, middle, self.origin, part, self.between))
+        self.publish()
+        return part
+
+    def _waits(self, part: Name) -> bool:
+        return self._spool.has(f"{part.folder}/{part}")
+
+    def _replace(self, ours: Range) -> None:
+        hidden, path = _hidden_new(self._id), _path(self._id)
+        flags = NEW_FLAGS & ~os.O_WRONLY | os.O_RDWR
+        new = os.open(hidden, flags, 0o600, dir_fd=self._spool.fd)
+        try:
+            write_all(new, ours.encode())
+            os.fsync(new)
+            fd = self._spool.fd
+            os.rename(hidden, path, src_dir_fd=fd, dst_dir_fd=fd)
+        except BaseException:
+            os.close(new)
+            with suppress(OSError):
+                os.unlink(hidden, dir_fd=self._spool.fd)
+            raise
+        # From here on the lines belong to the part, whatever else fails.
+        old, self._fd = self._fd, new
+        self.end, self._part = ours.end, ours.part
+        os.close(old)
+        self._spool.sync_moved(FOLDER)
+
+    def publish(self) -> None:
+        """Put the part into place that was cut off last, if that was not done yet.
+
+        Raises:
+            OSError: From the file system. Call it again.
+        """
+        if self._part is not None:
+            with suppress(FileNotFoundError):
+                self._spool.move(_hidden(self._part), self._part)
+
+
+def _hidden_new(batch_id: str) -> str:
+    return f"{FOLDER}/.{batch_id}.{os.urandom(4).hex()}"
+
+
+def _write_whole(spool: SpoolDir, folder: str, path: str, data: bytes) -> None:
+    """Write a file that nobody sees before it is whole and synced."""
+    fd = spool.fd
+    try:
+        new = os.open(folder, _TMPFILE, 0o600, dir_fd=fd)
+    except OSError:  # no such thing here; in tmp/ it is swept if we die
+        name = path.rpartition("/")[2]
+        hidden = f"tmp/.{name}.{os.urandom(4).hex()}"
+        write_new(fd, hidden, path, data)
+        spool.sync_moved("tmp")
+        return
+    try:
+        write_all(new, data)
+        os.fsync(new)
+        os.link(f"/proc/self/fd/{new}", path, dst_dir_fd=fd, follow_symlinks=True)
+    finally:
+        os.close(new)
+
+
+def remove(spool: SpoolDir, batch_id: str) -> None:
+    """Remove the range of a batch that is finished. Never fails.
+
+    The batch itself must be gone, durably: without its range all its lines would run
+    again.
+    """
+    with suppress(OSError):  # it is swept by age
+        os.unlink(_path(batch_id), dir_fd=spool.fd)
+
+
+def find(spool: SpoolDir, origin: str) -> Iterator[tuple[str, Range]]:
+    """Yield the ids of the files that have lines of a batch, and which lines.
+
+    The file that was put is among them only if some of its lines were run.
+
+    Raises:
+        OSError: From the file system.
+    """
+    for file in sorted(spool.names(FOLDER)):
+        with suppress(CorruptError):
+            found = read(spool, file) if is_id(file) else None
+            if found is not None and found.origin == origin:
+                yield file, found
+
+
+def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
+    """Remove the ranges of batches that are nowhere; return how many.
+
+    Raises:
+        OSError: From the file system.
+    """
+    old = [f for f in spool.all_names(FOLDER) if _is_old(spool, f, clock)]
+    if not old:
+        return 0
+    known = _known(spool)
+    named = set()
+    for file in spool.names(FOLDER):
+        with suppress(CorruptError):
+            found = read(spool, file)
+            if found is not None and found.part is not None:
+                named.add(f".{found.part}")
+    count = 0
+    for file in old:
+        if file in named:  # its holder is gone, and so is who was to put it in place
+            name = Name.parse(file[1:])
+            if name is not None:
+                spool.move(f"{FOLDER}/{file}", name)
+        elif file not in known:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(f"{FOLDER}/{file}", dir_fd=spool.fd)
+                count += 1
+    return count
+
+
+def _is_old(spool: SpoolDir, file: str, clock: Clock) -> bool:
+    try:
+        status = os.stat(f"{FOLDER}/{file}", dir_fd=spool.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    changed_us = max(status.st_mtime_ns, status.st_ctime_ns) // 1000
+    return clock.now_us() - changed_us > LEFT_OVER_AGE * 1e6
+
+
+def _known(spool: SpoolDir) -> set[str]:
+    """Return the ids of all batches, wherever they are."""
+    folders = [f"running/{worker}" for worker in spool.names("running")]
+    folders += ["held", "failed", "corrupt"]
+    found = [file for folder in folders for file in spool.names(folder)]
+    found += [file for _, file in spool.waiting()]
+    found += [file[1:] for file in spool.all_names(FOLDER)]
+    names = [Name.parse(file) for file in found if BATCH in file]
+    return {name.id for name in names if name is not None}

@@ -1,0 +1,453 @@
+"""What runs print and how far they say they are: the files in ``logs/``.
+
+All of it is for people: nothing is synced, and no task waits for it.
+Specification: docs/format.md, section 13.
+"""
+
+import fcntl
+import os
+import re
+import select
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+import msgspec
+
+from ..clock import CLOCK, Clock
+from ..task import Claim, is_id
+from .files import NEW_FLAGS, write_all
+from .reading import READ_FLAGS
+from .reports import to_json
+from .root import SpoolDir
+
+HEAD: Final = 64 * 1024
+"""Bytes that are kept of the beginning of what was printed."""
+
+TAIL: Final = 960 * 1024
+"""Bytes that are kept of its end."""
+
+LIVE_MAX: Final = 8 * 1024 * 1024
+"""Bytes from which on what is being printed is trimmed."""
+
+TRIMMED: Final = 64 * 1024
+"""Bytes that trimming leaves."""
+
+FORWARD_TAIL: Final = 2 * LIVE_MAX - HEAD
+"""Bytes of the end that are passed on at most, after the first ``HEAD``."""
+
+ATTEMPTS_MAX: Final = 100
+"""How many logs of one task are kept: those of its last attempts."""
+
+KEEP_LOGS_FOR: Final = 7 * 24 * 3600.0
+"""Seconds for which the logs of finished tasks are kept, where nobody says."""
+
+LEFT_OVER_AGE: Final = 24 * 3600.0
+"""Seconds after which a live file without its worker is a left-over."""
+
+PROGRESS_MAX_AGE: Final = 7 * 24 * 3600.0
+"""Seconds after which a progress that did not change is a left-over."""
+
+SWEEP_MAX: Final = 10_000
+"""How many files one sweep looks at."""
+
+_CHUNK: Final = 64 * 1024
+_PROGRESS_MAX: Final = 64 * 1024
+_LOG = re.compile(r"([0-9a-f]{16})\.([1-9]\d{0,6})", re.ASCII)
+_NOTE = re.compile("… ([0-9]{1,18}) bytes left out …\n".encode())
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a run says that it is.
+
+    Attributes:
+        total: What ``done`` is to come to; None if nobody knows.
+        time: When it said so, ISO 8601.
+        attempt: The number of the run, from 1.
+    """
+
+    done: int | float
+    total: int | float | None
+    message: str
+    time: str
+    attempt: int
+
+
+def _note(left_out: int) -> bytes:
+    return f"… {left_out} bytes left out …\n".encode()
+
+
+def live_path(worker: str) -> str:
+    """Return where what a worker's run prints is, while it runs."""
+    return f"logs/{worker}.live"
+
+
+def log_path(task_id: str, attempt: int) -> str:
+    """Return where what a run has printed is kept."""
+    return f"logs/{task_id}.{attempt}"
+
+
+def progress_path(task_id: str) -> str:
+    """Return where a run says how far it is."""
+    return f"logs/{task_id}.progress"
+
+
+# -- being printed ------------------------------------------------------------------
+
+
+def open_new(spool: SpoolDir, path: str) -> int:
+    """Open an empty file that is appended to and can be read again.
+
+    Raises:
+        OSError: From the file system.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
+    return os.open(
+        path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=spool.fd
+    )
+
+
+def append(fd: int, data: bytes) -> None:
+    """Add to a file that ``open_new`` has opened.
+
+    Raises:
+        OSError: From the file system.
+    """
+    write_all(fd, data)
+
+
+def take(
+    spool: SpoolDir, fd: int, output: int, run: tuple[str, int] | None
+) -> tuple[int, OSError | None]:
+    """Pass on what was printed, keep it if it is to be kept, and empty the file.
+
+    Args:
+        fd: The file.
+        output: Where it is passed on to; may be slow, or gone.
+        run: Task id and attempt, if it is to be kept.
+
+    Returns:
+        How many bytes were kept, and why they could not be.
+
+    Raises:
+        OSError: The file could not be emptied.
+    """
+    fcntl.flock(fd, fcntl.LOCK_EX)  # not while a supervisor trims it
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        kept, problem = 0, None
+        if run is not None:
+            try:
+                kept = keep(spool, fd, size, *run)
+            except OSError as error:
+                problem = error
+        forward(fd, size, output)
+        os.ftruncate(fd, 0)
+    finally:
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    return kept, problem
+
+
+def keep(spool: SpoolDir, fd: int, size: int, task_id: str, attempt: int) -> int:
+    """Keep the beginning and the end of what was printed; return how many bytes.
+
+    Raises:
+        OSError: From the file system. Nothing new is kept.
+    """
+    data = b"".join(_pieces(fd, size, TAIL))
+    hidden = f"logs/.{os.urandom(8).hex()}"
+    new = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
+    try:
+        try:
+            write_all(new, data)
+        finally:
+            os.close(new)
+        _put_in_place(spool, hidden, task_id, attempt)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(hidden, dir_fd=spool.fd)
+        raise
+    return len(data)
+
+
+def _put_in_place(spool: SpoolDir, path: str, task_id: str, attempt: int) -> None:
+    target = log_path(task_id, attempt)
+    os.rename(path, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    if attempt > ATTEMPTS_MAX:  # a task may be tried again for ever
+        with suppress(OSError):
+            os.unlink(log_path(task_id, attempt - ATTEMPTS_MAX), dir_fd=spool.fd)
+
+
+def _pieces(fd: int, size: int, tail: int) -> Iterator[bytes]:
+    """Yield a file's first ``HEAD`` and last ``tail`` bytes, and between them a note."""
+    if size <= HEAD + tail:
+        yield from _read(fd, 0, size)
+        return
+    yield from _read(fd, 0, HEAD)
+    yield _note(size - HEAD - tail)
+    yield from _read(fd, size - tail, size)
+
+
+def _read(fd: int, begin: int, end: int) -> Iterator[bytes]:
+    while begin < end:
+        data = os.pread(fd, min(_CHUNK, end - begin), begin)
+        if not data:  # somebody has cut it
+            return
+        yield data
+        begin += len(data)
+
+
+def forward(fd: int, size: int, output: int) -> None:
+    """Pass on what was printed to where spoold prints; wait if nobody reads there.
+
+    What cannot be printed there is lost, as it is for any program.
+    """
+    with suppress(OSError):
+        for data in _pieces(fd, size, FORWARD_TAIL):
+            _send(output, data)
+
+
+def _send(output: int, data: bytes) -> None:
+    while data:
+        try:
+            data = data[os.write(output, data) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(output, select.POLLOUT)
+            poll.poll()
+
+
+def trim(spool: SpoolDir, worker: str) -> bool:
+    """Keep only the end of what a worker's run has printed, if that is too much.
+
+    What is printed at that very moment may be lost.
+
+    Returns:
+        Whether something was dropped.
+
+    Raises:
+        OSError: From the file system.
+    """
+    path = live_path(worker)
+    try:
+        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if status.st_size <= LIVE_MAX:
+        return False
+    flags = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    fd = os.open(path, flags, dir_fd=spool.fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return cut(fd)
+    except BlockingIOError:  # the run is over: it is being kept
+        return False
+    finally:
+        os.close(fd)
+
+
+def cut(fd: int) -> bool:
+    """Do what ``trim`` does to an open file.
+
+    Raises:
+        OSError: From the file system.
+    """
+    size = os.lseek(fd, 0, os.SEEK_END)
+    if size <= LIVE_MAX:
+        return False
+    begin = size - TRIMMED
+    earlier = _NOTE.match(os.pread(fd, 64, 0))
+    left_out = begin
+    if earlier is not None:
+        left_out += int(earlier[1]) - len(earlier[0])
+    data = b"".join(_read(fd, begin, size))
+    os.ftruncate(fd, 0)
+    write_all(fd, _note(left_out) + data)
+    return True
+
+
+# -- when a worker has died ---------------------------------------------------------
+
+
+def rescue(
+    spool: SpoolDir, worker: str, claims: Sequence[Claim], output: int | None = None
+) -> None:
+    """Keep what a dead worker's run has printed. Never fails; may be repeated.
+
+    Call it before its tasks are given back, with its lock.
+
+    Args:
+        claims: What it held: only if that is one task it is known whose log it is.
+        output: Where to pass it on; None for nowhere.
+    """
+    for claim in claims:
+        forget_progress(spool, claim.name.id)
+    path = live_path(worker)
+    with suppress(OSError):  # logs are for people; the tasks come first
+        fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
+        try:
+            size = os.lseek(fd, 0, os.SEEK_END)
+            if size and output is not None:
+                forward(fd, size, output)
+            if size and len(claims) == 1:
+                name = claims[0].name
+                if size > HEAD + TAIL:
+                    keep(spool, fd, size, name.id, name.attempt + 1)
+                else:  # which works on a full disk too
+                    _put_in_place(spool, path, name.id, name.attempt + 1)
+        finally:
+            os.close(fd)
+    forget_live(spool, worker)
+
+
+def forget_live(spool: SpoolDir, worker: str) -> None:
+    """Remove a worker's live file, if there is one. Never fails."""
+    with suppress(OSError):
+        os.unlink(live_path(worker), dir_fd=spool.fd)
+
+
+# -- kept ---------------------------------------------------------------------------
+
+
+def kept(spool: SpoolDir, begin: str) -> dict[str, list[int]]:
+    """Return the attempts whose logs are kept, in order, by task id.
+
+    Args:
+        begin: The id, or its beginning.
+
+    Raises:
+        OSError: From the file system.
+    """
+    found: dict[str, list[int]] = {}
+    for file in spool.names("logs"):
+        if file.startswith(begin) and (match := _LOG.fullmatch(file)):
+            found.setdefault(match[1], []).append(int(match[2]))
+    return {task_id: sorted(attempts) for task_id, attempts in found.items()}
+
+
+def read(spool: SpoolDir, path: str, begin: int = 0) -> tuple[bytes, int, int]:
+    """Return a log from a place on, its size, and its time in µs since the epoch.
+
+    At most ``2 * LIVE_MAX`` bytes.
+
+    Raises:
+        OSError: From the file system, such as that there is none.
+    """
+    fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
+    try:
+        status = os.fstat(fd)
+        end = min(status.st_size, begin + 2 * LIVE_MAX)
+        data = b"".join(_read(fd, begin, end))
+    finally:
+        os.close(fd)
+    return data, status.st_size, status.st_mtime_ns // 1000
+
+
+def rest(data: bytes, printed: int) -> bytes:
+    """Return what follows in a kept log, ``printed`` bytes of the run being known."""
+    note = _NOTE.match(data, HEAD)
+    if note is None or printed <= HEAD:
+        return data[printed:]
+    after = printed - HEAD - int(note[1])
+    return data[HEAD:] if after < 0 else data[note.end() + after :]
+
+
+def forget(spool: SpoolDir, task_id: str, attempts: int) -> None:
+    """Remove the logs of a task that is removed, and its progress. Never fails.
+
+    Args:
+        attempts: How many runs of it were begun at most.
+    """
+    for attempt in range(max(1, attempts - ATTEMPTS_MAX), attempts + 1):
+        with suppress(OSError):  # they are swept by age
+            os.unlink(log_path(task_id, attempt), dir_fd=spool.fd)
+    forget_progress(spool, task_id)
+
+
+def sweep(spool: SpoolDir, keep_for: float, clock: Clock = CLOCK) -> int:
+    """Remove logs that are old enough; return how many.
+
+    Those of failed tasks stay as long as the task does. A bounded amount of work: where
+    there is more, each call begins at another place.
+
+    Args:
+        keep_for: Seconds since a run has ended.
+
+    Raises:
+        OSError: From the file system.
+    """
+    names = spool.names("logs")
+    ages: dict[str, float] = {}
+    for file in names:
+        if _LOG.fullmatch(file):
+            ages[file] = keep_for
+        elif file.endswith(".progress") and is_id(file[:16]):
+            ages[file] = PROGRESS_MAX_AGE
+        elif file.endswith(".live") and not spool.has(f"workers/{file[:-5]}.lock"):
+            ages[file] = LEFT_OVER_AGE
+    if not ages:
+        return 0
+    parts = (name.split(".", 4) for name in spool.names("failed"))
+    failed = {part[3] for part in parts if len(part) == 5}
+    turns = -(-len(ages) // SWEEP_MAX)
+    begin = int.from_bytes(os.urandom(4), "big") % turns * SWEEP_MAX
+    chosen = list(ages)[begin : begin + SWEEP_MAX]
+    return sum(
+        _unlink_old(spool, f"logs/{file}", clock, ages[file])
+        for file in chosen
+        if file[:16] not in failed
+    )
+
+
+def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:
+    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
+        if clock.now_us() - status.st_mtime_ns // 1000 < age * 1e6:
+            return 0
+        os.unlink(path, dir_fd=spool.fd)
+        return 1
+    return 0
+
+
+# -- progress -----------------------------------------------------------------------
+
+
+def write_progress(
+    spool: SpoolDir, task_id: str, record: Mapping[str, object]
+) -> None:
+    """Say how far a run is: a reader never sees half of it.
+
+    Raises:
+        OSError: From the file system.
+    """
+    hidden = f"logs/.{os.urandom(8).hex()}"
+    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
+    try:
+        try:
+            write_all(fd, to_json(record))
+        finally:
+            os.close(fd)
+        target = progress_path(task_id)
+        os.rename(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(hidden, dir_fd=spool.fd)
+        raise
+
+
+def read_progress(spool: SpoolDir, task_id: str) -> Progress | None:
+    """Return how far a run says that it is; None if it does not, or cannot be read."""
+    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        fd = os.open(progress_path(task_id), READ_FLAGS, dir_fd=spool.fd)
+        try:
+            data = os.read(fd, _PROGRESS_MAX)
+        finally:
+            os.close(fd)
+        return msgspec.json.decode(data, type=Progress)
+    return None
+
+
+def forget_progress(spool: SpoolDir, task_id: str) -> None:
+    """Remove what a run said of its progress, if it did. Never fails."""
+    with suppress(OSError):
+        os.unlink(progress_path(task_id), dir_fd=spool.fd)

@@ -1,0 +1,148 @@
+"""A worker as its supervisor sees it: what it was handed, how fast it works."""
+
+import socket
+from collections.abc import Collection
+from typing import Final
+
+from .channel import Channel
+from .clock import CLOCK
+from .forker import Child, Forker
+from .task import BATCH, Outcome
+
+AHEAD: Final = 0.010
+"""Seconds of work that a worker is handed in advance."""
+
+WINDOW_MAX: Final = 256
+"""Names that a worker is handed in advance at most, if it runs one at a time."""
+
+STALLED: Final = 0.020
+"""Seconds after which what a worker has not begun goes to an idle one."""
+
+STOPPED: Final = 1.0
+"""Seconds after which the only name that a worker was handed goes to an idle one too:
+it may not have begun it, and then somebody has stopped it."""
+
+SHARE_EVERY: Final = 0.050
+"""Seconds between the first two times that a worker is asked to share its batch. Each
+time it is twice as long: a worker that does not listen must not be talked to for ever."""
+
+
+class WatchedWorker:
+    """A worker as its supervisor sees it.
+
+    Args:
+        concurrency: How many tasks it may run at a time.
+
+    Attributes:
+        in_flight: Paths that it was handed and has not settled.
+        limits: When each of its runs is over its time limit, by path.
+        culprits: Runs for which it is killed, by path, and what becomes of them.
+        killed: Whether it was sent the last signal.
+        begun: By limit, how many runs have begun and not ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        child: Child,
+        connection: socket.socket,
+        forker: Forker,
+        concurrency: int = 1,
+    ) -> None:
+        self.name = name
+        self.child = child
+        self.forker = forker
+        self.connection = connection
+        self.channel = Channel(connection)
+        self.concurrency = concurrency
+        self.in_flight: dict[str, None] = {}
+        self.window = 1
+        self.stalled = False
+        self.draining = False
+        self.heard = CLOCK.monotonic()
+        self.least_urgent = 0
+        self.limits: dict[str, float] = {}
+        self.culprits: dict[str, Outcome] = {}
+        self.term_at: float | None = None
+        self.kill_at: float | None = None
+        self.killed = False
+        self.listening = True
+        self.begun: dict[str, int] = {}
+        self.share_at = 0.0
+        self._share_pause = SHARE_EVERY
+
+    def offer(self, paths: Collection[str]) -> None:
+        """Hand over names of waiting tasks."""
+        if not self.in_flight:
+            self.heard = CLOCK.monotonic()
+            self.least_urgent = 0
+        for path in paths:
+            self.in_flight[path] = None
+            self.least_urgent = max(self.least_urgent, priority_of(path))
+        self.channel.send(list(paths))
+
+    def forget(self, path: str) -> None:
+        """Note that it is done with what it was handed."""
+        self.in_flight.pop(path, None)
+        self.limits.pop(path, None)
+        self.culprits.pop(path, None)
+
+    def heard_of(self, done: int) -> None:
+        """Learn how fast it works."""
+        now = CLOCK.monotonic()
+        each = (now - self.heard) / max(1, done)
+        self.window = max(1, min(WINDOW_MAX, int(AHEAD / max(each, 1e-6))))
+        self.heard = now
+        self.stalled = False
+        self._share_pause = SHARE_EVERY
+
+    def drain(self) -> None:
+        """Tell it to finish what it runs and to take no more."""
+        if not self.draining:
+            self.draining = True
+            self.channel.send(["!drain"])
+
+    @property
+    def late_at(self) -> float:
+        """When others may have what it was handed."""
+        waits = len(self.in_flight) > self.concurrency
+        return self.heard + (STALLED if waits else STOPPED)
+
+    @property
+    def room(self) -> int:
+        """How many more names it may be handed."""
+        if self.draining or self.stalled:
+            return 0
+        return max(self.window, self.concurrency) - len(self.in_flight)
+
+    @property
+    def takes_urgent(self) -> bool:
+        """Whether what is more urgent than what it has may be handed to it too."""
+        if len(self.in_flight) == 1:
+            return self.batch is not None and not self.draining
+        return 1 < len(self.in_flight) <= WINDOW_MAX
+
+    @property
+    def batch(self) -> str | None:
+        """The path of a batch among what it was handed first."""
+        first = next(iter(self.in_flight), "")
+        return first if first.endswith(_BATCH) else None
+
+    def ask_to_share(self, now: float) -> None:
+        """Ask it to cut the batch that it runs, if it was not asked just now."""
+        if now >= self.share_at:
+            self.channel.send(["!share"])
+            self.share_at = now + self._share_pause
+            self._share_pause *= 2
+
+    def is_asked_anew(self) -> None:
+        """Ask it as often as at first: a batch was handed out, so asking helps."""
+        self._share_pause = SHARE_EVERY
+
+
+_BATCH: Final = f".{BATCH}"
+
+
+def priority_of(path: str) -> int:
+    """Return the priority of a task by its path."""
+    return int(path.partition("/")[0])
