@@ -396,15 +396,17 @@ class Backlog:
         elif not folder.in_flight and minute in priority.closing:
             self._close(priority, minute)
 
-    def give_back(self, path: str) -> None:
-        """Take back a task that a worker did not get to."""
+    def give_back(self, path: str) -> bool:
+        """Take back a task that a worker did not get to; tell if it was in flight."""
         number, minute, name = path.split("/")
         priority = self._priorities[int(number)]
         folder = priority.folders.get(minute) or priority.closing.get(minute)
-        if folder is not None and name in folder.in_flight:
-            folder.in_flight.discard(name)
-            folder.returned.discard(name)
-            self._on_name(folder, name, True)
+        if folder is None or name not in folder.in_flight:
+            return False
+        folder.in_flight.discard(name)
+        folder.returned.discard(name)
+        self._on_name(folder, name, True)
+        return True
 
     def _close(self, priority: Priority, minute: str) -> None:
         """Remove a folder that is over, or wait for what is in flight or paused."""

@@ -15,12 +15,12 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Literal, Protocol, TextIO
+from typing import Any, Final, Literal, Protocol, TextIO
 
 import msgspec
 
 from .current import CURRENT
-from .logs import PLAIN, escape
+from .logs import RunLines
 from .spooldir import SpoolDir, runlogs
 
 KeepLog = Literal["failed", "always", "never"]
@@ -98,9 +98,8 @@ class _Raw(io.FileIO):
         super().__init__(fd, "w", closefd=False)
         self._other = other
 
-    def write(self, data: object, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write; a full disk must not make a function fail that only prints."""
-        assert isinstance(data, bytes | bytearray | memoryview)
         try:
             return super().write(data)
         except OSError:
@@ -129,7 +128,7 @@ class _Lines(logging.Handler):
     def __init__(self, write: Callable[[bytes], None]) -> None:
         super().__init__()
         self._write = write
-        self.setFormatter(PLAIN)
+        self.setFormatter(RunLines())
 
     def handle(self, record: logging.LogRecord) -> bool:
         """Take a record, unless it is spooler's."""
@@ -159,9 +158,11 @@ class _Logging:
         self._moved: list[tuple[logging.StreamHandler[TextIO], TextIO]] = []
         self._lines = _Lines(write)
         root = logging.getLogger()
-        ours = {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}
+        ours = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
         for handler in root.handlers if stream is not None else ():
-            if isinstance(handler, logging.StreamHandler) and handler.stream in ours:
+            if isinstance(handler, logging.StreamHandler) and any(
+                handler.stream is each for each in ours
+            ):
                 self._moved.append((handler, handler.stream))
                 handler.setStream(stream)
         root.addHandler(self._lines)
@@ -209,13 +210,13 @@ class FileCapture:
         os.dup2(self._fd, 2)
         output, errors = self._saved
         self._streams = stdout, stderr
+        self._logging = _Logging(_text(errors, -1, stderr), self._write)
         for name, fd, old, saved in (
             ("stdout", 1, stdout, output),
             ("stderr", 2, stderr, errors),
         ):
             if getattr(sys, name) is old:  # or user code has its own, and keeps it
                 setattr(sys, name, _text(fd, saved, old))
-        self._logging = _Logging(_text(errors, -1, stderr), self._write)
         if not faulthandler.is_enabled():
             faulthandler.enable(2)
         return True
@@ -239,24 +240,18 @@ class FileCapture:
         except (AttributeError, ValueError, OSError):
             _flush()
         try:
-            if not os.lseek(self._fd, 0, os.SEEK_END):
+            if self._fd < 0 or not os.lseek(self._fd, 0, os.SEEK_END):
                 return 0
             wanted = keep if keep is not None else self._keep_all or not succeeded
             run = (task_id, attempt) if wanted else None
             kept, problem = runlogs.take(self._spool, self._fd, self._saved[0], run)
         except OSError as error:  # somebody has closed it, say
             log.warning("cannot catch what tasks print any more: %s", error)
-            self._give_up()
+            self.close()
             return 0
         if problem is not None:
             log.warning("cannot keep the log of task=%s: %s", task_id, problem)
         return kept
-
-    def _give_up(self) -> None:
-        """Have output go where it went before, and nothing be caught any more."""
-        self.close()
-        self._fd = os.memfd_create("nothing", os.MFD_CLOEXEC)  # for end to look at
-        self._saved = [os.dup(1)]
 
     def close(self) -> None:
         """Catch no more; pass on what was printed since the last run."""

@@ -24,6 +24,7 @@ class CurrentTask(msgspec.Struct, frozen=True):
             epoch.
         deadline_us: When the run is killed; None without a time limit.
         traceparent: The W3C trace context that the producer gave.
+        parent: The id of the task that this one follows; None if it follows none.
     """
 
     id: str
@@ -34,6 +35,7 @@ class CurrentTask(msgspec.Struct, frozen=True):
     put_us: int
     deadline_us: int | None = None
     traceparent: str | None = None
+    parent: str | None = None
     clock: Clock = CLOCK
 
     @property

@@ -33,6 +33,9 @@ from .wakeup import Loop, Signals, Watch, file_system
 LOOK_FOR_DEAD: Final = 1.0
 """Seconds between two looks for processes of other daemons that have died."""
 
+LOOK_FOR_KILLS: Final = 1.0
+"""Seconds between two looks for tasks that somebody wants killed."""
+
 SWEEP_EVERY: Final = 600.0
 """Seconds between two sweeps of left-overs."""
 
@@ -64,6 +67,7 @@ class _Spool:
     scheduler: Scheduler
     scan_at: float = 0.0
     look_at: float = 0.0
+    kill_at: float = 0.0
     sweep_at: float = 0.0
     pause_until: float = 0.0
     scanned_at: float = 0.0
@@ -285,6 +289,11 @@ class Daemon:
         if now < spool.pause_until:
             return
         spool.supervisor.recover_dead()
+        if now >= spool.kill_at:
+            spool.kill_at = now + LOOK_FOR_KILLS
+            look = spool.supervisor.look_for_kills
+            spool.watch.add("kill", lambda file, whole: look(), look)
+            look()
         spool.supervisor.enforce()
         if self._stop_at is not None:
             return
@@ -313,7 +322,7 @@ class Daemon:
         now = CLOCK.monotonic()
         if now < spool.pause_until:
             return spool.pause_until - now
-        waits = [spool.supervisor.next_moment()]
+        waits = [spool.supervisor.next_moment(), spool.kill_at - now]
         if self._stop_at is None:
             if spool.backlog.stale:
                 return 0.0

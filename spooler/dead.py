@@ -14,7 +14,7 @@ from .clock import CLOCK, Clock
 from .logs import escape
 from .retry import RetryOptions, RetryPolicy, merge
 from .spooldir import SpoolDir
-from .spooldir.recovery import Recovered, is_alive, processes, recover
+from .spooldir.recovery import Followers, Recovered, is_alive, processes, recover
 from .task import Name, Outcome, Verdict
 
 RECOVER_AGAIN: Final = 1.0
@@ -49,6 +49,7 @@ class Dead:
 
     Args:
         living: Returns the names of this daemon and its living workers.
+        owners: The uids whose files count as tasks.
     """
 
     def __init__(
@@ -58,21 +59,27 @@ class Dead:
         policy: RetryPolicy,
         living: Callable[[], Collection[str]],
         clock: Clock = CLOCK,
+        owners: Collection[int] | None = None,
     ) -> None:
         self._spool = spool
         self._backlog = backlog
         self._policy = policy
         self._living = living
         self._clock = clock
+        self._owners = owners
         self._known: dict[str, RetryOptions] = {}
+        self._followers: Followers = {}
         self._refused: set[str] = set()
         self._again_at = 0.0
         self.fates: dict[str, Fate] = {}
         """Of our own, by name."""
 
-    def use(self, known: dict[str, RetryOptions]) -> None:
-        """Take what decorators say of retries, by task name."""
+    def use(
+        self, known: dict[str, RetryOptions], followers: Followers | None = None
+    ) -> None:
+        """Take what decorators say of retries and failures, by task name."""
         self._known = known
+        self._followers = followers or {}
 
     def add(self, name: str, fate: Fate) -> None:
         """Recover a worker of ours that has died, now or when it can be done."""
@@ -117,6 +124,8 @@ class Dead:
             name,
             self._decide,
             fate.outcome,
+            owners=self._owners,
+            followers=self._followers,
             culprits=fate.culprits,
             clock=self._clock,
         )

@@ -43,7 +43,7 @@ def make_entry(
     if given.get("expires") is not None:
         given["expires"] = at_for_file(given["expires"])
     key = given.pop("key", None)
-    return Entry(
+    entry = Entry(
         name=name,
         function=function,
         kind=kind,
@@ -58,6 +58,8 @@ def make_entry(
         limits=_limits(given),
         retry=_retry_options(given),
     )
+    entry.check_run(entry.run)
+    return entry
 
 
 def _limits(given: dict[str, Any]) -> Limits | None:

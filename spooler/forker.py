@@ -103,10 +103,10 @@ class Forker:
         theirs.close()
         return child, ours
 
-    def kill(self, child: Child) -> None:
-        """Kill a worker and all of its process group at once."""
+    def kill(self, child: Child, number: int = signal.SIGKILL) -> None:
+        """Send a signal, KILL unless told otherwise, to a worker and its group."""
         if child.pid is not None:
-            self._send(json.dumps({"kill": child.pid}).encode())
+            self._send(json.dumps({"kill": child.pid, "signal": number}).encode())
 
     def read(self) -> None:
         """Take what the template says. Call it when readable."""

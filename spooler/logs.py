@@ -80,6 +80,16 @@ class _Plain(_Format):
         return "\n  ".join([line, *self.exception(record)])
 
 
+class RunLines(_Format):
+    """How what a task logs looks in the log of its run: time, level, logger, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as a line, with those of its traceback after it."""
+        message = escape(record.getMessage())
+        line = f"{self.time(record)} {record.levelname} {escape(record.name)} {message}"
+        return "\n  ".join([line, *self.exception(record)])
+
+
 class _Json(_Format):
     def format(self, record: logging.LogRecord) -> str:
         facts: dict[str, str | int | None] = {

@@ -47,6 +47,17 @@ class Entry:
     schedule: Schedule | None = None
     overlap: bool = False
 
+    def check_run(self, run: RunOptions) -> None:
+        """Check options against what the function is.
+
+        Raises:
+            UsageError: Something is to follow a function that runs for ever.
+        """
+        if run.then and self.kind is Kind.FOREVER:
+            raise UsageError(
+                f"{self.name}: then= cannot be, since it runs for ever and never ends"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -50,6 +50,7 @@ def current(
         put_us=task.mtime_ns // 1000,
         deadline_us=_deadline_us(limit),
         traceparent=task.header.traceparent,
+        parent=None if task.header.options is None else task.header.options.parent,
     )
 
 

@@ -1,4 +1,4 @@
-"""Keep the workers of one spool: start, feed, watch, replace, stop; recover.
+"""Keep the workers of one spool: start, feed, watch, replace, stop.
 
 The supervisor hands names of waiting tasks to workers, a few milliseconds' worth
 at a time, and hands them to somebody else when they are not begun soon. Handing
@@ -7,36 +7,23 @@ out is a hint, so that it may happen twice; the worker's claim decides.
 
 import logging
 import os
-import socket
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from .backlog import Backlog
-from .channel import Channel, WorkerSettings
+from .channel import WorkerSettings
 from .clock import CLOCK, Clock
-from .forker import Child, Forker
+from .dead import BESIDE, STOPPED, Dead, Fate
+from .forker import Forker
+from .killing import Killing
 from .logs import escape
-from .retry import RetryOptions, RetryPolicy, merge
+from .parking import Parking
+from .retry import RetryPolicy
 from .spooldir import SpoolDir
-from .spooldir.recovery import is_alive, process_name, processes, recover
-from .task import Name, Outcome, Verdict
-
-AHEAD: Final = 0.010
-"""Seconds of work that a worker is handed in advance."""
-
-WINDOW_MAX: Final = 256
-"""Names that a worker is handed in advance at most."""
-
-STALLED: Final = 0.020
-"""Seconds after which what a worker has not begun goes to an idle one."""
-
-STOPPED: Final = 1.0
-"""Seconds after which the only name that a worker was handed goes to an idle one too:
-it may not have begun it, and then somebody has stopped it."""
-
-RECOVER_AGAIN: Final = 1.0
-"""Seconds until a recovery that the file system refused is tried again."""
+from .spooldir.recovery import process_name
+from .task import Outcome, Verdict
+from .watched import WINDOW_MAX, WatchedWorker
 
 SPAWN_AGAIN: Final = 5.0
 """Seconds until more workers are tried after the system has refused them."""
@@ -47,6 +34,9 @@ ASK_MAX: Final = 16
 RESPAWN_MAX: Final = 5.0
 """Longest pause between two starts of workers that die at once."""
 
+PARK_MAX: Final = 1000
+"""Names that are parked in one go, so that others need not wait."""
+
 log = logging.getLogger(__name__)
 
 AddReader = Callable[[int, Callable[[], None]], None]
@@ -55,7 +45,11 @@ RemoveReader = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class SupervisorSettings:
-    """How one spool is served."""
+    """How one spool is served.
+
+    Attributes:
+        concurrency: How many tasks a worker runs at a time.
+    """
 
     workers: int = 1
     owners: frozenset[int] = frozenset()
@@ -63,62 +57,7 @@ class SupervisorSettings:
     max_tasks: int = 0
     soft_timeout: float | None = None
     hard_timeout: float | None = None
-
-
-class _Worker:
-    """A worker as its supervisor sees it."""
-
-    def __init__(
-        self, name: str, child: Child, connection: socket.socket, forker: Forker
-    ) -> None:
-        self.name = name
-        self.child = child
-        self.forker = forker
-        self.connection = connection
-        self.channel = Channel(connection)
-        self.in_flight: dict[str, None] = {}
-        self.window = 1
-        self.stalled = False
-        self.draining = False
-        self.heard = CLOCK.monotonic()
-        self.least_urgent = 0
-        self.limits: dict[str, float] = {}
-        self.overran = False
-        self.listening = True
-
-    def offer(self, paths: Collection[str]) -> None:
-        """Hand over names of waiting tasks."""
-        if not self.in_flight:
-            self.heard = CLOCK.monotonic()
-            self.least_urgent = 0
-        for path in paths:
-            self.in_flight[path] = None
-            self.least_urgent = max(self.least_urgent, _priority(path))
-        self.channel.send(list(paths))
-
-    def heard_of(self, done: int) -> None:
-        """Learn how fast it works."""
-        now = CLOCK.monotonic()
-        each = (now - self.heard) / max(1, done)
-        self.window = max(1, min(WINDOW_MAX, int(AHEAD / max(each, 1e-6))))
-        self.heard = now
-        self.stalled = False
-
-    @property
-    def late_at(self) -> float:
-        """When others may have what it was handed."""
-        return self.heard + (STALLED if len(self.in_flight) > 1 else STOPPED)
-
-    @property
-    def room(self) -> int:
-        """How many more names it may be handed."""
-        if self.draining or self.stalled:
-            return 0
-        return self.window - len(self.in_flight)
-
-
-def _priority(path: str) -> int:
-    return int(path.partition("/")[0])
+    concurrency: int = 1
 
 
 class Supervisor:
@@ -146,23 +85,31 @@ class Supervisor:
         self._add_reader = add_reader
         self._remove_reader = remove_reader
         self._clock = clock
-        self._workers: dict[str, _Worker] = {}
-        self._dead: dict[str, Outcome] = {}
-        self._known: dict[str, RetryOptions] = {}
+        self._workers: dict[str, WatchedWorker] = {}
+        self._dead = Dead(
+            spool,
+            backlog,
+            settings.retry,
+            lambda: (daemon, *self._workers),
+            clock,
+        )
+        self._killing = Killing(spool, self._workers, clock)
+        self._parking = Parking(backlog.give_back, clock)
+        self._feed_again = False
         self._draining = False
         self._spawn_at = 0.0
         self._spawn_pause = 0.0
-        self._recover_at = 0.0
-        self._refused: set[str] = set()
 
     # -- workers ----------------------------------------------------------------
 
     def use(self, forker: Forker) -> None:
         """Fork workers from here from now on; let those of others finish."""
-        self._known = {known.name: known.retry for known in forker.known or ()}
+        known = forker.known or ()
+        self._dead.use({each.name: each.retry for each in known})
+        self._parking.use({each.name: each.limits for each in known if each.limits})
         for worker in self._workers.values():
             if worker.forker is not forker:
-                self._drain(worker)
+                worker.drain()
         self._spawn_at = 0.0
 
     def spawn(self, forker: Forker) -> None:
@@ -196,41 +143,56 @@ class Supervisor:
             hard_timeout=self._settings.hard_timeout,
         )
         child, connection = forker.fork(settings, lambda code: self._ended(name, code))
-        worker = _Worker(name, child, connection, forker)
+        concurrency = self._settings.concurrency
+        worker = WatchedWorker(name, child, connection, forker, concurrency)
         self._workers[name] = worker
         self._add_reader(connection.fileno(), lambda: self._heard(worker))
         log.debug("start worker=%s spool=%s", name, self._spool.path)
 
-    def _heard(self, worker: _Worker) -> None:
+    def _heard(self, worker: WatchedWorker) -> None:
         lines = worker.channel.receive()
         if not worker.channel.open:
             # It ends; what becomes of it is told when it has ended.
             self._stop_listening(worker)
-            self._drain(worker)
+            worker.drain()
             return
         done = 0
         for line in lines:
-            if line.startswith("!limit "):
-                _, seconds, path = line.split(" ", 2)
-                worker.limits[path] = self._clock.monotonic() + float(seconds)
+            if line[0] == "!":
+                done += self._told(worker, line)
             else:
                 done += 1
-                worker.in_flight.pop(line, None)
-                worker.limits.pop(line, None)
+                worker.forget(line)
                 self._backlog.settle(line)
+                self._parking.settled(line)
         if done:
             worker.heard_of(done)
             self._spawn_pause = 0.0
 
-    def _stop_listening(self, worker: _Worker) -> None:
+    def _told(self, worker: WatchedWorker, line: str) -> int:
+        """Take what is no settled path; return how many names it is done with."""
+        word, _, rest = line.partition(" ")
+        match word:
+            case "!limit":
+                seconds, _, path = rest.partition(" ")
+                worker.limit(path, float(seconds))
+            case "!go":
+                worker.begun[rest] = worker.begun.get(rest, 0) + 1
+                self._parking.begun(rest)
+            case "!free":
+                worker.ended(rest)
+                self._parking.ended(rest)
+            case "!park":
+                limit, after, path = rest.split(" ", 2)
+                worker.forget(path)
+                self._parking.park(limit, path, None if after == "-" else float(after))
+                return 1
+        return 0
+
+    def _stop_listening(self, worker: WatchedWorker) -> None:
         if worker.listening:
             worker.listening = False
             self._remove_reader(worker.connection.fileno())
-
-    def _drain(self, worker: _Worker) -> None:
-        if not worker.draining:
-            worker.draining = True
-            worker.channel.send(["!drain"])
 
     def _ended(self, name: str, code: int) -> None:
         worker = self._workers.pop(name)
@@ -241,91 +203,43 @@ class Supervisor:
         worker.connection.close()
         for path in worker.in_flight:
             self._backlog.give_back(path)
+        for limit in worker.begun:  # the kernel has freed its slots
+            self._parking.ended(limit)
         # A task that calls os._exit(0) ends its worker too, but not in order.
         if code == 0 and not self._spool.has(f"running/{name}"):
             log.debug("end worker=%s", name)
             return
-        self._dead[name] = self._why(worker, code)
+        fate = self._fate(worker, code)
         log.log(
             logging.INFO if self._draining else logging.ERROR,
             "worker=%s pid=%s died: %s",
             name,
             worker.child.pid,
-            self._dead[name].error,
+            next(iter(fate.culprits.values()), fate.outcome).error,
         )
         if not self._draining:
             now = self._clock.monotonic()
             self._spawn_at = now + self._spawn_pause
             self._spawn_pause = min(RESPAWN_MAX, self._spawn_pause * 2 or 0.05)
-        self.recover_dead()
+        self._dead.add(name, fate)
 
-    def _why(self, worker: _Worker, code: int) -> Outcome:
-        if worker.overran:
-            error = "ran past its time limit and was killed"
-            return Outcome(Verdict.FAIL, error, "timeout")
-        if self._draining:
-            error = "the daemon stopped before it had finished"
-            return Outcome(Verdict.RELEASE, error)
+    def _fate(self, worker: WatchedWorker, code: int) -> Fate:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
-        return Outcome(Verdict.FAIL, f"its worker died: {how}", "crash")
-
-    # -- recovery ---------------------------------------------------------------
+        outcome = Outcome(Verdict.FAIL, f"its worker died: {how}", "crash")
+        if self._draining:
+            outcome = STOPPED
+        elif worker.culprits:
+            outcome = BESIDE
+        culprits = {path.split(".", 4)[3]: o for path, o in worker.culprits.items()}
+        return Fate(outcome, culprits)
 
     def recover_dead(self) -> None:
         """Give back what workers of this supervisor held that have died."""
-        if self._clock.monotonic() < self._recover_at:
-            return
-        for name, outcome in list(self._dead.items()):
-            try:
-                if self._recover(name, outcome):
-                    del self._dead[name]
-            except OSError as error:
-                log.warning("cannot recover %s now: %s", escape(name), error)
-                self._recover_at = self._clock.monotonic() + RECOVER_AGAIN
+        self._dead.recover()
 
     def recover_strangers(self) -> None:
         """Give back what processes held whose daemon is dead too."""
-        own = {self._daemon, *self._workers, *self._dead}
-        outcome = Outcome(Verdict.FAIL, "its worker and its daemon died", "crash")
-        for name in processes(self._spool):
-            if name in own:
-                continue
-            try:
-                if not is_alive(self._spool, name):
-                    self._recover(name, outcome)
-            except OSError as error:  # another user's, say: it must not stop this one
-                level = logging.DEBUG if name in self._refused else logging.WARNING
-                self._refused.add(name)
-                log.log(level, "cannot recover %s now: %s", escape(name), error)
-
-    def _recover(self, name: str, outcome: Outcome) -> bool:
-        recovered = recover(self._spool, name, self._decide, outcome, clock=self._clock)
-        if recovered is None:
-            return False
-        released = outcome.verdict is Verdict.RELEASE
-        for each in recovered:
-            lost = each.due_us is None
-            log.log(
-                logging.ERROR if lost else logging.WARNING,
-                "%s task=%s name=%s attempt=%d worker=%s: %s",
-                "fail" if lost else "release" if released else "recover",
-                each.name.id,
-                escape(each.name.task),
-                each.name.attempt + released,
-                escape(name),
-                outcome.error,
-            )
-        if recovered and self._backlog.is_blind:
-            self._backlog.stale = True
-        return True
-
-    def _decide(self, name: Name) -> int | None:
-        policy = merge(self._settings.retry, self._known.get(name.task, RetryOptions()))
-        if policy.exhausted(name.attempt):
-            return None
-        now_us = self._clock.now_us()
-        delay_us = int(policy.crash_delay(name.attempt) * 1e6)
-        return now_us + delay_us if delay_us else min(name.due_us, now_us)
+        self._dead.recover_strangers()
 
     # -- feeding ----------------------------------------------------------------
 
@@ -337,107 +251,130 @@ class Supervisor:
         """
         if self._draining:
             return
-        if self._backlog.more_is_paused():
-            self._take_back()
+        self._feed_again = False
+        self._parking.look()
         hungry = [w for w in self._workers.values() if w.room > 0]
         hungry.sort(key=lambda worker: len(worker.in_flight))
         for worker in hungry:
-            paths = self._backlog.take(worker.room)
+            paths = self._take(worker.room)
             if not paths:
                 self._share(hungry)
                 return
             worker.offer(paths)
+            if worker.batch is not None:
+                for each in self._workers.values():
+                    each.ask_anew(self._clock.monotonic())
         self._offer_urgent()
 
-    def _take_back(self) -> None:
-        """Drain workers that hold names of paused tasks: they begin no more of them."""
-        is_paused = self._backlog.pausing.is_paused
-        for worker in self._workers.values():
-            if len(worker.in_flight) > 1 and any(map(is_paused, worker.in_flight)):
-                self._drain(worker)
+    def _take(self, limit: int, more_urgent_than: int | None = None) -> list[str]:
+        """Take names from the backlog; park those that would be refused."""
+        taken: list[str] = []
+        left = PARK_MAX
+        while len(taken) < limit:
+            wanted = limit - len(taken)
+            paths = self._backlog.take(wanted, more_urgent_than)
+            if not self._parking:
+                return taken + paths
+            kept = self._parking.divert(paths)
+            taken += kept
+            left -= len(paths) - len(kept)
+            if len(paths) < wanted:
+                break
+            if left < 0:
+                self._feed_again = True
+                break
+        return taken
 
     def _offer_urgent(self) -> None:
         """Let workers with names in hand run what is more urgent first."""
-        busy = [w for w in self._workers.values() if 1 < len(w.in_flight) <= WINDOW_MAX]
+        busy = [w for w in self._workers.values() if w.takes_urgent]
         if not busy:
             return
         least = max(worker.least_urgent for worker in busy)
-        urgent = self._backlog.take(WINDOW_MAX, more_urgent_than=least)
+        urgent = self._take(WINDOW_MAX, more_urgent_than=least)
         for worker in busy:
             if urgent:
                 worker.offer(urgent)
 
-    def _share(self, hungry: list[_Worker]) -> None:
-        """Hand what a slow worker has not begun to those that have nothing."""
+    def _share(self, hungry: list[WatchedWorker]) -> None:
+        """Have those that have nothing help those that have too much."""
         idle = [worker for worker in hungry if not worker.in_flight]
         if not idle:
             return
         now = self._clock.monotonic()
+        late = None
         for worker in self._workers.values():
+            if worker.batch is not None:
+                worker.ask_to_share(now)
             if worker.in_flight and not worker.stalled and worker.late_at <= now:
-                worker.stalled = True
-                is_paused = self._backlog.pausing.is_paused
-                paths = [path for path in worker.in_flight if not is_paused(path)]
-                for index, other in enumerate(idle):
-                    part = paths[index :: len(idle)]
-                    if part:
-                        other.offer(part)
-                return
+                late = late or worker
+        if late is None:
+            return
+        # What a slow worker has not begun goes to them.
+        late.stalled = True
+        paths = list(late.in_flight)
+        for index, other in enumerate(idle):
+            part = paths[index :: len(idle)]
+            if part:
+                other.offer(part)
 
     # -- time -------------------------------------------------------------------
 
+    def look_for_kills(self) -> None:
+        """Look at once, at the next ``enforce``, what somebody wants killed."""
+        self._killing.asked = True
+
     def enforce(self) -> None:
-        """Kill workers whose task has run past its time limit."""
-        now = self._clock.monotonic()
-        for worker in self._workers.values():
-            if not worker.overran and any(t <= now for t in worker.limits.values()):
-                worker.overran = True
-                log.error("kill worker=%s: time limit", worker.name)
-                worker.forker.kill(worker.child)
+        """Kill what has run past its time limit, and what somebody wants killed.
+
+        Raises:
+            OSError: From the file system.
+        """
+        self._killing.enforce()
+        self._killing.look(self._dead.fates)
 
     def next_moment(self) -> float | None:
         """Seconds until ``enforce``, ``feed`` or ``spawn`` has something to do."""
         now = self._clock.monotonic()
-        moments = [
-            t
-            for w in self._workers.values()
-            if not w.overran
-            for t in w.limits.values()
-        ]
-        if self._dead:
-            moments.append(max(now + 0.05, self._recover_at))
-        if len(self._workers) < self._settings.workers and not self._draining:
-            moments.append(self._spawn_at)
+        if self._feed_again and not self._draining:
+            return 0.0
+        moments = [self._killing.next_moment(), self._dead.next_moment()]
+        if not self._draining:
+            moments.append(self._parking.next_moment())
+            if len(self._workers) < self._settings.workers:
+                moments.append(self._spawn_at)
         if any(not w.in_flight and w.room for w in self._workers.values()):
-            moments += [
-                w.late_at
-                for w in self._workers.values()
-                if w.in_flight and not w.stalled
-            ]
-        return max(0.0, min(moments) - now) if moments else None
+            for worker in self._workers.values():
+                if worker.in_flight and not worker.stalled:
+                    moments.append(worker.late_at)
+                if worker.batch is not None:
+                    moments.append(worker.share_at)
+        least = min((each for each in moments if each is not None), default=None)
+        return None if least is None else max(0.0, least - now)
 
     @property
     def takes_more(self) -> bool:
         """Whether ``feed`` has somebody to hand a task to that becomes due."""
-        return any(w.room > 0 or len(w.in_flight) > 1 for w in self._workers.values())
+        return any(w.room > 0 or w.takes_urgent for w in self._workers.values())
 
     # -- the end ----------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
         """Whether a worker has, or may have, a task."""
-        return bool(self._dead) or any(w.in_flight for w in self._workers.values())
+        waits = bool(self._dead.fates or self._parking)
+        return waits or any(w.in_flight for w in self._workers.values())
 
     @property
     def empty(self) -> bool:
         """Whether all workers have ended and all they held is given back."""
-        return not self._workers and not self._dead
+        return not self._workers and not self._dead.fates
 
     def drain(self) -> None:
         """Let the workers finish what they run, and start nothing more."""
         self._draining = True
         for worker in self._workers.values():
-            self._drain(worker)
+            worker.drain()
 
     def kill(self) -> None:
         """Kill the workers; what they ran is released, not counted."""

@@ -160,6 +160,7 @@ class Task(Generic[P, R]):
         magic = {key: kwargs.pop(key) for key in self._magic if key in kwargs}
         if magic:
             options = overlay(options, **magic)
+        self._entry.check_run(options.run)
         arguments = self._entry.arguments
         takes_body = arguments.wants_dict or arguments.body is not BodyKind.NONE
         if options.body is not None and not takes_body:

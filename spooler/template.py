@@ -8,7 +8,7 @@ The standard library's forkserver is not used: it hides errors of the imported
 modules, cannot be replaced for a reload, and does not report how a worker died.
 
 Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
-socket attached, and ``{"kill": pid}``. From it: ``{"ready": {...}}`` or
+socket attached, and ``{"kill": pid, "signal": n}``. From it: ``{"ready": {...}}`` or
 ``{"error": text}``, ``{"forked": pid}`` (null if that failed) and
 ``{"exit": pid, "status": n}``.
 """
@@ -35,6 +35,7 @@ import msgspec
 from . import logs, worker
 from .channel import WorkerSettings
 from .errors import EXIT_FAILED, UsageError
+from .options import Follower, RunOptions
 from .registry import REGISTRY, Entry
 from .retry import RetryOptions
 from .schedule import CronLine, Interval
@@ -56,6 +57,7 @@ class Known(msgspec.Struct, frozen=True):
     interval: Interval | None
     cron: CronLine | None
     overlap: bool
+    on_failure: tuple[Follower, ...] | None = None
 
 
 def known_of(entry: Entry) -> Known:
@@ -69,6 +71,7 @@ def known_of(entry: Entry) -> Known:
         schedule if isinstance(schedule, Interval) else None,
         schedule if isinstance(schedule, CronLine) else None,
         entry.overlap,
+        entry.run.on_failure,
     )
 
 
@@ -99,11 +102,24 @@ def load(modules: list[str]) -> None:
         except BaseException as error:
             raise UsageError(_explain(module, error)) from error
     for entry in REGISTRY:
+        _check_followers(entry.name, entry.run)
         if entry.schedule is not None:
             try:
                 check(entry.schedule)
             except UsageError as error:
                 raise UsageError(f"task {entry.name}: {error}") from None
+
+
+def _check_followers(task: str, options: RunOptions) -> None:
+    for word in ("then", "on_failure"):
+        for follower in getattr(options, word) or ():
+            if REGISTRY.get(follower.task) is None:
+                raise UsageError(
+                    f"task {task}: {word}= names {follower.task!r}, and there is no"
+                    " task of that name in the imported modules"
+                )
+            if follower.options is not None:
+                _check_followers(follower.task, follower.options)
 
 
 def _explain(module: str, error: BaseException) -> str:
@@ -229,12 +245,12 @@ class Template:
             settings = msgspec.convert(message["fork"], WorkerSettings)
             self._fork(settings, self._fds.pop(0))
         elif message["kill"] in self._children:
-            self._kill(message["kill"])
+            self._kill(message["kill"], message["signal"])
 
-    def _kill(self, pid: int) -> None:
-        """Kill a process and the group it leads, if it leads one."""
+    def _kill(self, pid: int, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a process and the group it leads, if it leads one."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(pid, number)
 
     def _fork(self, settings: WorkerSettings, fd: int) -> None:
         _flush()  # or each worker would print what is buffered here

@@ -23,8 +23,8 @@ STOPPED: Final = 1.0
 it may not have begun it, and then somebody has stopped it."""
 
 SHARE_EVERY: Final = 0.050
-"""Seconds between the first two times that a worker is asked to share its batch. Each
-time it is twice as long: a worker that does not listen must not be talked to for ever."""
+"""Seconds until a worker is asked to share its batch, and asked again. Each time it is
+twice as long: who does not listen must not be talked to for ever."""
 
 
 class WatchedWorker:
@@ -78,7 +78,7 @@ class WatchedWorker:
             self.least_urgent = 0
         for path in paths:
             self.in_flight[path] = None
-            self.least_urgent = max(self.least_urgent, priority_of(path))
+            self.least_urgent = max(self.least_urgent, int(path.partition("/")[0]))
         self.channel.send(list(paths))
 
     def forget(self, path: str) -> None:
@@ -86,6 +86,19 @@ class WatchedWorker:
         self.in_flight.pop(path, None)
         self.limits.pop(path, None)
         self.culprits.pop(path, None)
+
+    def limit(self, path: str, seconds: float) -> None:
+        """Note for how long a run may go on; 0 for as long as it likes."""
+        if seconds:
+            self.limits[path] = CLOCK.monotonic() + seconds
+        else:
+            self.limits.pop(path, None)
+
+    def ended(self, limit: str) -> None:
+        """Note that a run under a limit has ended."""
+        left = self.begun.pop(limit, 1) - 1
+        if left > 0:
+            self.begun[limit] = left
 
     def heard_of(self, done: int) -> None:
         """Learn how fast it works."""
@@ -135,14 +148,10 @@ class WatchedWorker:
             self.share_at = now + self._share_pause
             self._share_pause *= 2
 
-    def is_asked_anew(self) -> None:
-        """Ask it as often as at first: a batch was handed out, so asking helps."""
+    def ask_anew(self, now: float) -> None:
+        """Ask it as often as at first: a batch was handed out, so asking may help."""
+        self.share_at = now + SHARE_EVERY
         self._share_pause = SHARE_EVERY
 
 
 _BATCH: Final = f".{BATCH}"
-
-
-def priority_of(path: str) -> int:
-    """Return the priority of a task by its path."""
-    return int(path.partition("/")[0])

@@ -14,9 +14,11 @@ import msgspec
 from ..clock import CLOCK
 from ..errors import UsageError
 from ..moments import parse_at
+from ..options import NO_OPTIONS, RunOptions
 from ..putting import PutOptions, put as put_task
 from ..spooldir.body import Body
 from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, check_task_name, iso
+from ..tasks import followers
 from . import output
 from .group import Call, dir_and_json, stdin
 
@@ -33,6 +35,7 @@ Examples:
   spool put resize photo=1.png width:=200
   spool put send_mail to=a@example.org --body letter.txt --at +5m
   mysqldump shop | spool put store name=shop --body - --priority 8
+  spool put import_rows file=rows.csv --then build_index --on-failure tell_somebody
 """
 
 
@@ -50,6 +53,18 @@ Examples:
 @click.option("--body", metavar="FILE", help="Its content is the body; - is stdin.")
 @click.option("--id", "task_id", metavar="HEX", help="Choose the id: 16 hex digits.")
 @click.option("--fast", is_flag=True, help="Do not sync: a power cut may lose it.")
+@click.option(
+    "--then",
+    multiple=True,
+    metavar="TASK",
+    help="Put this task when it has succeeded; may be given several times.",
+)
+@click.option(
+    "--on-failure",
+    multiple=True,
+    metavar="TASK",
+    help="Put this task when it is given up; may be given several times.",
+)
 @dir_and_json
 def put(
     call: Call,
@@ -60,6 +75,8 @@ def put(
     body: str | None,
     task_id: str | None,
     fast: bool,
+    then: Sequence[str],
+    on_failure: Sequence[str],
 ) -> None:
     """Put a task, and print its id.
 
@@ -79,6 +96,7 @@ def put(
         spool=call.path,
         durability="fast" if fast else "safe",
         id=task_id,
+        run=_run_options(then, on_failure),
     )
     handle = put_task(check_task_name(task), _arguments(arguments), options)
     try:
@@ -91,6 +109,15 @@ def put(
     except OSError as problem:  # it was put all the same: do not have it put again
         output.error(f"task {handle.id} was put, but that cannot be printed: {problem}")
         output.give_up()
+
+
+def _run_options(then: Sequence[str], on_failure: Sequence[str]) -> RunOptions:
+    if not then and not on_failure:
+        return NO_OPTIONS
+    return RunOptions(
+        then=followers(then, None) if then else None,
+        on_failure=followers(on_failure, None) if on_failure else None,
+    )
 
 
 def _arguments(given: Sequence[str]) -> bytes:

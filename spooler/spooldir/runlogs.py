@@ -173,6 +173,10 @@ def keep(spool: SpoolDir, fd: int, size: int, task_id: str, attempt: int) -> int
 def _put_in_place(spool: SpoolDir, path: str, task_id: str, attempt: int) -> None:
     target = log_path(task_id, attempt)
     os.rename(path, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    _forget_oldest(spool, task_id, attempt)
+
+
+def _forget_oldest(spool: SpoolDir, task_id: str, attempt: int) -> None:
     if attempt > ATTEMPTS_MAX:  # a task may be tried again for ever
         with suppress(OSError):
             os.unlink(log_path(task_id, attempt - ATTEMPTS_MAX), dir_fd=spool.fd)
@@ -264,6 +268,38 @@ def cut(fd: int) -> bool:
     os.ftruncate(fd, 0)
     write_all(fd, _note(left_out) + data)
     return True
+
+
+def finish(
+    spool: SpoolDir, fd: int, output: int, run: tuple[str, int], *, wanted: bool
+) -> int:
+    """End a log that was written under its own name; close it.
+
+    Args:
+        fd: The file, from ``open_new``.
+        output: Where it is passed on to.
+        run: Task id and attempt.
+        wanted: It is to be kept.
+
+    Returns:
+        How many bytes were kept.
+
+    Raises:
+        OSError: From the file system.
+    """
+    path = log_path(*run)
+    try:
+        size = os.lseek(fd, 0, os.SEEK_END)
+        forward(fd, size, output)
+        if not wanted:
+            os.unlink(path, dir_fd=spool.fd)
+            return 0
+        if size > HEAD + TAIL:
+            return keep(spool, fd, size, *run)
+        _forget_oldest(spool, *run)
+        return size
+    finally:
+        os.close(fd)
 
 
 # -- when a worker has died ---------------------------------------------------------

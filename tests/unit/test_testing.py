@@ -15,12 +15,12 @@ from spooler import (
     UsageError,
     current_task,
     decorators,
-    entries,
     registry,
     testing,
 )
 from spooler.clock import CLOCK
 from spooler.errors import TaskFailed
+from spooler.task import BATCH
 from spooler.testing import LocalSpool
 
 
@@ -132,7 +132,7 @@ def test_immediate_runs_a_task_as_it_is_put(spool: LocalSpool) -> None:
         seen.append(body.read())
 
     spool.immediate = True
-    keep.using(body=b"abc").spool()
+    keep.using(body=b"abc").spool()  # type: ignore[call-arg] # the body is apart
     assert seen == [b"abc"]
 
     @decorators.spool(name="never")
@@ -196,4 +196,4 @@ def test_a_task_cannot_run_the_others(spool: LocalSpool) -> None:
 def test_a_name_of_entries_is_kept_for_batches() -> None:
     with pytest.raises(UsageError, match="batches"):
         decorators.spool(name="_batch")(lambda: None)
-    assert entries.BATCH == "_batch"
+    assert BATCH == "_batch"

@@ -1,0 +1,109 @@
+"""A task that was put, for those who want to know what becomes of it.
+
+Importing this loads the standard library and msgspec; waiting loads more.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .moments import Duration, duration
+from .spooldir import SpoolDir
+from .spooldir.tracking import guess, locate, locate_batch, state_at
+from .task import Name, State
+
+_DIRS: Final[dict[str, SpoolDir]] = {}
+
+
+def spool_dir(path: str) -> SpoolDir:
+    """Return the one ``SpoolDir`` of this process for a path."""
+    try:
+        return _DIRS[path]
+    except KeyError:
+        return _DIRS.setdefault(path, SpoolDir(path))
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A task that was put.
+
+    ``await`` gives what ``result`` returns, in asyncio and in trio.
+
+    Attributes:
+        id: 16 hex digits.
+        task: The name of its function; empty where only the id is known.
+        spool: The spool's path.
+    """
+
+    id: str
+    task: str
+    spool: str
+    _name: Name | None = field(repr=False)
+    # The batch that holds it, if it is a line of one: it is finished when neither a
+    # file of its own nor the batch's file is there.
+    _batch: Name | None = field(default=None, repr=False, compare=False)
+    # Whether a result is to be kept, as far as is known here.
+    _keeps: bool = field(default=False, repr=False, compare=False)
+
+    def state(self) -> State | None:
+        """Return where the task stands now; None if it is finished (or removed).
+
+        Cheap while it waits where it was put; else it looks through the spool. A line
+        of a batch stands where its batch stands, until it leaves it.
+
+        Raises:
+            OSError: From the file system.
+        """
+        spool = spool_dir(self.spool)
+        if self._name is not None and spool.has(guess(self._name)):
+            return State.WAITING
+        path = locate(spool, self.id)
+        if path is None and self._batch is not None:
+            path = locate_batch(spool, self._batch.id)
+        return None if path is None else state_at(path)
+
+    def wait(self, timeout: Duration | None = None) -> State | None:
+        """Wait until the task has ended, however it is retried meanwhile.
+
+        The kernel tells of every move, so a wait costs nothing while nothing happens.
+
+        Args:
+            timeout: Seconds, a timedelta or text such as ``10m``; None for no end.
+
+        Returns:
+            ``State.FAILED`` or ``State.CORRUPT``; None if it is finished, or removed.
+
+        Raises:
+            TimeoutError: It has not ended in that time.
+            UsageError: The timeout cannot be.
+            OSError: From the file system.
+        """
+        from .waiting import wait  # noqa: PLC0415 (watchdog is slow to load)
+
+        return wait(self, duration("timeout", timeout)).state
+
+    def result(self, timeout: Duration | None = None) -> Any:
+        """Wait until the task has ended; return what it returned, if that was kept.
+
+        Args:
+            timeout: As for ``wait``.
+
+        Returns:
+            The value as plain JSON types; None if nothing was to be kept.
+
+        Raises:
+            TaskFailed: It was given up.
+            ResultGoneError: Its result was not kept for so long, or it was removed.
+            ResultError: It has succeeded, but its result could not be kept.
+            TimeoutError: It has not ended in that time.
+            UsageError: The timeout cannot be.
+            OSError: From the file system.
+        """
+        from .waiting import outcome, wait  # noqa: PLC0415 (watchdog is slow to load)
+
+        return outcome(self, wait(self, duration("timeout", timeout)))
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        from .waiting import result_async  # noqa: PLC0415 (so are anyio and watchdog)
+
+        return result_async(self).__await__()

@@ -1,0 +1,556 @@
+"""Uniqueness keys: at most one task of a name with a key waits or runs.
+
+``keys/<hash>`` is a hard link to the task's file: its link count tells whether the
+task is over, so that nothing need be done when it ends. Whoever changes what the name
+is a link to holds the ``flock`` of the file that it is a link to now.
+Specification: docs/format.md, section 8.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from hashlib import blake2b
+from threading import Event
+from typing import Final, Self
+
+from ..clock import CLOCK, Clock
+from ..codec import Header
+from ..errors import CorruptError, SpoolUncertain
+from ..logs import escape
+from ..moments import parse_at
+from ..options import IfExists
+from ..task import DEFAULT_PRIORITY, Name, derived_id
+from . import reports
+from .body import PIECE
+from .files import NO_LINK, link_to
+from .reading import read_header
+from .root import SpoolDir
+
+LOCK_TIMEOUT = 10.0
+"""Seconds that a producer waits for others who put tasks with the same key."""
+
+ADOPT_TIMEOUT = 0.1
+"""The same for a supervisor, whose loop stands still meanwhile."""
+
+FREE_MAX_AGE: Final = 3600.0
+"""Seconds after which a link whose task has ended is removed."""
+
+SWEEP_MAX: Final = 1000
+"""How many links one sweep looks at."""
+
+_FLAGS: Final = (
+    # For writing: an exclusive lock of NFS needs it.
+    os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+)
+_NO_FLOCK: Final = frozenset(
+    {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+)
+_POLL: Final = (0.0005, 0.02)
+"""Seconds between two looks at a lock, at first and at most."""
+
+_SEARCHES: Final = 3
+"""How often a task that is to be replaced is looked for while it moves."""
+
+log = logging.getLogger(__name__)
+
+
+def key_path(task: str, key: str) -> str:
+    """Return the name of a key, from the spool's root."""
+    return f"keys/{blake2b(f'{task}\0{key}'.encode()).hexdigest()[:32]}"
+
+
+def id_of(path: str, header: Header, status: os.stat_result) -> str:
+    """Return the id of a task with a key: from its file alone.
+
+    Args:
+        path: The key's, from ``key_path``.
+    """
+    if header.id is not None:
+        return header.id
+    return derived_id(path.partition("/")[2], status.st_ino, status.st_mtime_ns)
+
+
+def put(
+    spool: SpoolDir,
+    name: Name,
+    chunks: Iterable[bytes],
+    key: str,
+    if_exists: IfExists = "skip",
+    *,
+    durable: bool = True,
+) -> Name | None:
+    """Write a task and put it into place, unless its key is taken.
+
+    Args:
+        name: Its name; must be new.
+        chunks: The bytes of the file, with ``id``, ``at``, ``priority`` and ``key`` in
+            the header; not read if the key is taken.
+        if_exists: ``replace`` removes the task that has the key, if it waits; else
+            there is no new task.
+        durable: As for ``SpoolDir.put``.
+
+    Returns:
+        None if it was put; else the task that has the key, with the name under which
+        it was first put.
+
+    Raises:
+        FileExistsError: There is a task of this name.
+        TimeoutError: Somebody else is busy with the key.
+        SpoolUncertain: It is in place, but the last sync failed.
+        OSError: From the file system, or it has no hard links or no locks; there is
+            no task then.
+    """
+    with Taking(spool, key_path(name.task, key)) as taking:
+        if if_exists != "replace" and (there := taking.look()) is not None:
+            return there
+        fd, hidden = spool.write(name, chunks, durable=durable)
+        placed = False
+        try:
+            try:
+                _flock(fd)
+                there = taking.take(fd, hidden, if_exists)
+                if there is not None:
+                    return there
+                try:
+                    spool.place(fd, hidden, name)
+                except OSError:
+                    taking.give_back(fd)
+                    raise
+                placed = True
+                if durable:
+                    spool.sync_folder(name)
+                    spool.sync("keys")
+                taking.remove_old(durable=durable)
+            finally:
+                try:
+                    _unlock(fd)
+                finally:
+                    spool.let_go(fd, hidden)
+        except OSError as error:
+            if not placed:
+                raise
+            raise SpoolUncertain(name.id, error) from error
+    return None
+
+
+def adopt(
+    spool: SpoolDir, path: str, name: Name, key: str, if_exists: IfExists
+) -> tuple[Name, bool]:
+    """Make a dropped file with a key a task, or remove it since the key is taken.
+
+    Not synced. A crash leaves it where it was, or done.
+
+    Args:
+        path: Where it was dropped.
+        name: What it is to be called.
+
+    Returns:
+        The name that it has got, and True; or the task that has the key, and False.
+
+    Raises:
+        BlockingIOError: Another daemon is adopting it.
+        TimeoutError: Somebody else is busy with the key.
+        OSError: From the file system.
+    """
+    fd = os.open(path, _FLAGS, dir_fd=spool.fd)
+    try:
+        _flock(fd)
+        with Taking(spool, key_path(name.task, key), ADOPT_TIMEOUT) as taking:
+            there = taking.take(fd, path, if_exists)
+            if there is not None:
+                os.unlink(path, dir_fd=spool.fd)
+                return there, False
+            name = spool.move(path, name, durable=False)
+            taking.remove_old(durable=False)
+            return name, True
+    finally:
+        try:
+            _unlock(fd)
+        finally:
+            os.close(fd)
+
+
+def adopt_copy(
+    spool: SpoolDir, path: str, name: Name, key: str, if_exists: IfExists
+) -> tuple[Name, bool]:
+    """Do as ``adopt`` with a file of another user, to which no link can be made.
+
+    It is copied. Durable, since the file that was dropped is removed.
+    """
+    fd = os.open(path, _FLAGS & ~os.O_RDWR | os.O_RDONLY, dir_fd=spool.fd)
+    try:
+        chunks = iter(lambda: os.read(fd, PIECE), b"")
+        there = put(spool, name, chunks, key, if_exists)
+    finally:
+        os.close(fd)
+    os.unlink(path, dir_fd=spool.fd)
+    return (name, True) if there is None else (there, False)
+
+
+def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
+    """Remove links whose task ended an hour ago; return how many.
+
+    A bounded amount of work, beginning anywhere. The link of a failed task stays: if
+    it is kicked it has its key again.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    names = spool.names("keys")
+    start = int.from_bytes(os.urandom(4)) % max(1, len(names))
+    count = 0
+    for file in [*names[start:], *names[:start]][:SWEEP_MAX]:
+        with suppress(OSError):  # somebody is busy with it, or it is no file
+            count += _sweep_link(spool, f"keys/{file}", clock)
+    return count
+
+
+def _sweep_link(spool: SpoolDir, path: str, clock: Clock) -> bool:
+    status = spool.status(path)
+    if status is None or status.st_nlink > 1:
+        return False
+    changed_us = max(status.st_mtime_ns, status.st_ctime_ns) // 1000
+    if clock.now_us() - changed_us < FREE_MAX_AGE * 1e6:
+        return False
+    with Taking(spool, path, 0.0, clock) as taking:
+        return taking.vacate()
+
+
+class Taking:
+    """What one process does with one key. Nothing of it outlives ``with``.
+
+    Args:
+        path: The key's, from ``key_path``.
+        timeout: Seconds to wait for others.
+    """
+
+    def __init__(
+        self,
+        spool: SpoolDir,
+        path: str,
+        timeout: float | None = None,
+        clock: Clock = CLOCK,
+    ) -> None:
+        self._spool = spool
+        self._path = path
+        self._clock = clock
+        self._timeout = LOCK_TIMEOUT if timeout is None else timeout
+        self._deadline = clock.monotonic() + self._timeout
+        self._owner: Owner | None = None
+        self._replaced = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._release()
+
+    def look(self) -> Name | None:
+        """Return the task that has the key; None if it is free now.
+
+        Raises:
+            TimeoutError: Somebody else is busy with the key.
+            OSError: From the file system.
+        """
+        owner = self._open()
+        if owner is None or self._vacate(owner):
+            return None
+        self._release()
+        return owner.name
+
+    def vacate(self) -> bool:
+        """Remove the name if the key is free; tell whether that was done."""
+        owner = self._open()
+        return owner is not None and self._vacate(owner)
+
+    def take(self, fd: int, hidden: str | None, if_exists: IfExists) -> Name | None:
+        """Make the key's name a link to a file, if it is free or is to be replaced.
+
+        Args:
+            fd: The file, locked by this process.
+            hidden: A name that it has; None for a file that has none.
+
+        Returns:
+            None if the file has the key now; else the task that has it.
+
+        Raises:
+            TimeoutError: Somebody else is busy with the key.
+            OSError: From the file system, or it has no hard links.
+        """
+        while True:
+            with suppress(FileExistsError):
+                self._link(fd, hidden, self._path)
+                return None
+            if _same(self._spool.status(self._path), os.fstat(fd)):
+                return None  # linked by somebody who died adopting it
+            owner = self._open()
+            if owner is None or self._vacate(owner):
+                self._wait(0.0)  # unless others have been faster all the time
+            elif if_exists == "replace":
+                self._replace(fd, hidden)
+                return None
+            else:
+                self._release()
+                return owner.name
+
+    def give_back(self, fd: int) -> None:
+        """Undo ``take``, as well as it can be; a key without a task is free anyway."""
+        with suppress(OSError):
+            if self._owner is not None and self._replaced:
+                spare = self._spare(self._owner.fd)
+                link_to(self._spool.fd, self._owner.fd, None, spare)
+                self._rename(spare)
+                self._replaced = False
+            elif _same(self._spool.status(self._path), os.fstat(fd)):
+                os.unlink(self._path, dir_fd=self._spool.fd)
+
+    def remove_old(self, *, durable: bool) -> None:
+        """Remove the task whose key was taken, if it waits. Its key is gone already.
+
+        What fails is only logged: the new task is in place.
+        """
+        if self._owner is None or not self._replaced:
+            return
+        try:
+            path = self._owner.remove()
+        except OSError as error:
+            log.warning(
+                "cannot remove the task that was replaced in %s: %s",
+                self._spool.path,
+                error,
+            )
+            return
+        if path is not None and durable:
+            self._spool.sync_moved(path.rpartition("/")[0] or ".")
+
+    def _open(self) -> "Owner | None":
+        """Lock what the key's name is a link to; None if that changes just now."""
+        pause, longest = _POLL
+        while True:
+            with suppress(BlockingIOError):
+                return self._try_open()
+            self._wait(pause)
+            pause = min(2 * pause, longest)
+
+    def _try_open(self) -> "Owner | None":
+        try:
+            fd = os.open(self._path, _FLAGS, dir_fd=self._spool.fd)
+        except FileNotFoundError:
+            return None
+        try:
+            _flock(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._owner = owner = Owner(self._spool, self._path, fd, self._clock)
+        if _same(self._spool.status(self._path), os.fstat(fd)):
+            return owner
+        self._release()
+        return None
+
+    def _wait(self, seconds: float) -> None:
+        if self._clock.monotonic() >= self._deadline:
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"another process has been putting a task with this key for"
+                f" {self._timeout:g} s",
+                f"{self._spool.path}/{self._path}",
+            )
+        if seconds:
+            Event().wait(seconds)
+
+    def _vacate(self, owner: "Owner") -> bool:
+        if not owner.is_free():
+            return False
+        os.unlink(self._path, dir_fd=self._spool.fd)
+        if owner.hidden is not None:
+            with suppress(OSError):  # it is swept by age
+                os.unlink(owner.hidden, dir_fd=self._spool.fd)
+        self._release()
+        return True
+
+    def _replace(self, fd: int, hidden: str | None) -> None:
+        spare = self._spare(fd)
+        with suppress(FileExistsError):  # of somebody who died adopting it
+            self._link(fd, hidden, spare)
+        self._rename(spare)
+        self._replaced = True
+
+    def _spare(self, fd: int) -> str:
+        """Return a hidden name in ``keys/`` that no other file can have."""
+        folder, _, file = self._path.partition("/")
+        return f"{folder}/.{file}.{os.fstat(fd).st_ino}"
+
+    def _rename(self, spare: str) -> None:
+        root = self._spool.fd
+        try:
+            os.rename(spare, self._path, src_dir_fd=root, dst_dir_fd=root)
+        except BaseException:
+            with suppress(OSError):  # it is swept by age
+                os.unlink(spare, dir_fd=root)
+            raise
+
+    def _link(self, fd: int, hidden: str | None, path: str) -> None:
+        try:
+            try:
+                link_to(self._spool.fd, fd, hidden, path)
+            except FileNotFoundError:
+                if self._spool.is_folder("keys"):
+                    raise
+                self._spool.open()  # which makes it
+                link_to(self._spool.fd, fd, hidden, path)
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            text = "uniqueness keys need hard links, and there are none here"
+            raise OSError(error.errno, text, self._spool.path) from None
+
+    def _release(self) -> None:
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            try:
+                _unlock(owner.fd)
+            finally:
+                os.close(owner.fd)
+
+
+class Owner:
+    """The file that a key's name is a link to: open, and locked by this process.
+
+    Attributes:
+        hidden: A left-over name of a producer who died, once ``is_free`` was asked.
+    """
+
+    def __init__(self, spool: SpoolDir, path: str, fd: int, clock: Clock) -> None:
+        self.fd = fd
+        self.hidden: str | None = None
+        self._spool = spool
+        self._clock = clock
+        status = os.fstat(fd)
+        self._status = status
+        self._header: Header | None = None
+        self.name = Name(0, 0, 0, "0" * 16, "_")
+        with suppress(CorruptError):
+            header = read_header(fd, status)
+            # What cannot be computed from the file (`+5m`) can be looked for.
+            due_us = parse_at(header.at or 0, status.st_mtime_ns // 1000)
+            priority = header.priority
+            self.name = Name(
+                due_us,
+                DEFAULT_PRIORITY if priority is None else priority,
+                0,
+                id_of(path, header, status),
+                header.task,
+            )
+            self._header = header
+
+    def is_free(self) -> bool:
+        """Tell whether others may have its key.
+
+        Raises:
+            OSError: From the file system.
+        """
+        header, links = self._header, os.fstat(self.fd).st_nlink - 1
+        if header is None:  # it is no task any more
+            return True
+        kept = header.options.unique_for if header.options else None
+        if kept is not None:
+            age_us = self._clock.now_us() - self._status.st_mtime_ns // 1000
+            if abs(age_us) < kept * 1e6:  # far in the future is a wrong clock
+                return False
+        if links and self._is_at(_path(self.name)):
+            return False
+        hidden = f"{self.name.folder}/.{self.name}"
+        if links and self._is_at(hidden):
+            self.hidden = hidden
+            links -= 1
+        if not links:
+            return True
+        return any(self._found_in(folder) for folder in ("failed", "corrupt"))
+
+    def remove(self) -> str | None:
+        """Remove its task, if it waits; return where it was, None if it does not.
+
+        Raises:
+            OSError: From the file system.
+        """
+        for _ in range(_SEARCHES):
+            if not os.fstat(self.fd).st_nlink:
+                return None
+            path = self._find()
+            if path is None:
+                continue
+            if path.startswith(("running/", "failed/", "corrupt/")):
+                return None
+            with suppress(FileNotFoundError):  # somebody has claimed it just now
+                os.unlink(path, dir_fd=self._spool.fd)
+                native = Name.parse(path.rpartition("/")[2])
+                if native is not None and native.attempt:
+                    reports.forget_attempts(self._spool, native.id)
+                return path
+        return None
+
+    def _find(self) -> str | None:
+        if self._is_at(_path(self.name)):
+            return _path(self.name)
+        for folder in _folders(self._spool):
+            file = self._found_in(folder)
+            if file is not None:
+                return file if folder == "." else f"{folder}/{file}"
+        return None
+
+    def _is_at(self, path: str) -> bool:
+        return _same(self._spool.status(path), self._status)
+
+    def _found_in(self, folder: str) -> str | None:
+        """Return its name in a directory; None if it is not there."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            with os.scandir(f"{self._spool.path}/{folder}") as entries:
+                for entry in entries:
+                    if entry.inode() == self._status.st_ino:
+                        return entry.name
+        return None
+
+
+def _folders(spool: SpoolDir) -> Iterator[str]:
+    """Yield where a task may be; where it is soon found first."""
+    for worker in spool.names("running"):
+        yield f"running/{worker}"
+    yield from ("failed", "corrupt", "held", ".")
+    for priority in spool.priorities():
+        yield str(priority)
+        for minute in spool.minutes(priority):
+            yield f"{priority}/{minute}"
+
+
+def _path(name: Name) -> str:
+    return f"{name.folder}/{name}"
+
+
+def _same(found: os.stat_result | None, status: os.stat_result) -> bool:
+    return found is not None and os.path.samestat(found, status)
+
+
+def _flock(fd: int) -> None:
+    """Lock a file for this process alone.
+
+    Raises:
+        BlockingIOError: Somebody else has it.
+        OSError: From the file system, or it has no locks.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+        text = "uniqueness keys need locks (flock), and there are none here"
+        raise OSError(error.errno, text, os.readlink(f"/proc/self/fd/{fd}")) from None
+
+
+def _unlock(fd: int) -> None:
+    """Let go of a lock now: a child that was forked meanwhile has it open too."""
+    with suppress(OSError):  # closing it is enough, but for such a child
+        fcntl.flock(fd, fcntl.LOCK_UN)
