@@ -10,22 +10,37 @@ from .decorators import (
     Spooler,
     cron,
     spool,
+    spool_many,
     spoolforever,
     spoolraw,
     timer,
 )
 from .errors import (
     ArgumentsError,
+    DuplicateError,
     Fail,
     NotASpoolError,
+    ResultError,
+    ResultGoneError,
     Retry,
     SoftTimeout,
     SpoolerError,
     SpoolUncertain,
+    TaskFailed,
     TaskNameError,
     UsageError,
 )
-from .putting import Call, Handle
+from .handle import Handle
+from .hooks import (
+    after_task,
+    before_task,
+    on_task_failure,
+    on_worker_start,
+    on_worker_stop,
+)
+from .many import Batch
+from .putting import Call
+from .run_progress import progress
 from .task import IGNORE, OK, RETRY, Answer, State
 from .tasks import Task
 
@@ -35,11 +50,15 @@ __all__ = [
     "RETRY",
     "Answer",
     "ArgumentsError",
+    "Batch",
     "Call",
     "CurrentTask",
+    "DuplicateError",
     "Fail",
     "Handle",
     "NotASpoolError",
+    "ResultError",
+    "ResultGoneError",
     "Retry",
     "SoftTimeout",
     "SpoolUncertain",
@@ -47,12 +66,20 @@ __all__ = [
     "SpoolerError",
     "State",
     "Task",
+    "TaskFailed",
     "TaskNameError",
     "UsageError",
     "__version__",
+    "after_task",
+    "before_task",
     "cron",
     "current_task",
+    "on_task_failure",
+    "on_worker_start",
+    "on_worker_stop",
+    "progress",
     "spool",
+    "spool_many",
     "spoolforever",
     "spoolraw",
     "timer",

@@ -137,14 +137,23 @@ class Arguments:
             raw = ENCODER.encode(given)
         except ERRORS as exc:
             raise self._error(exc, _culprit(given)) from None
-        arrived = self._load(raw, lax=False)
+        arrived = self._arrived(raw)
         for name, value in given.items():
-            back = arrived[name]
+            back = arrived(name)
             if (type(back) is not type(value) or back != value) and (
                 problem := _loss(value, back)
             ):
                 raise self._refusal(f"argument {name!r}: {problem}")
         return raw
+
+    def _arrived(self, raw: bytes) -> Callable[[str], object]:
+        """Return what gives an argument as it would arrive."""
+        if self._rest is not None:
+            return self._load(raw, lax=False).__getitem__
+        try:
+            return functools.partial(getattr, self._decoders[False].decode(raw))
+        except ERRORS as exc:
+            raise self._error(exc, None) from None
 
     def decode(self, raw: bytes | Mapping[str, object]) -> dict[str, object]:
         """Return the arguments of a task by name, without the body.

@@ -15,16 +15,14 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, Literal, Protocol, TextIO
+from typing import Any, Final, Protocol, TextIO
 
 import msgspec
 
+from .config import KeepLog
 from .current import CURRENT
 from .logs import RunLines
 from .spooldir import SpoolDir, runlogs
-
-KeepLog = Literal["failed", "always", "never"]
-"""Which runs' logs are kept, where a task does not say."""
 
 _IOLBF: Final = 1
 
@@ -403,9 +401,8 @@ class RoutedCapture:
     ) -> int:
         """Note that a run is over; keep and pass on what it printed."""
         run = self._runs.pop(task_id, None)
-        if run is None or run.fd < 0:
+        if run is None or run.fd < 0 or self._streams is None:
             return 0
-        assert self._streams is not None
         wanted = keep if keep is not None else self._keep_all or not succeeded
         with suppress(ValueError, OSError):
             return runlogs.finish(

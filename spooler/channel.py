@@ -4,6 +4,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
+from .config import AsyncBackend, KeepLog
 from .retry import RetryPolicy
 
 
@@ -15,9 +16,14 @@ class WorkerSettings:
         name: The worker's name, new for each life.
         owners: The uids whose files count as tasks.
         max_tasks: Runs after which it ends, to be replaced; 0 for never.
+        max_rss: Bytes of memory above which it ends; 0 for any size.
         soft_timeout: Seconds after which a run is interrupted that has no limit of
             its own.
         hard_timeout: Seconds after which its worker is killed.
+        keep_log: Whose logs are kept: failed, always or never.
+        threads: Plain functions that run at a time.
+        async_concurrency: Async functions that run at a time.
+        async_backend: The event loop for them.
     """
 
     name: str
@@ -26,8 +32,13 @@ class WorkerSettings:
     owners: list[int]
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_tasks: int = 0
+    max_rss: int = 0
     soft_timeout: float | None = None
     hard_timeout: float | None = None
+    keep_log: KeepLog = "failed"
+    threads: int = 1
+    async_concurrency: int = 100
+    async_backend: AsyncBackend = "asyncio"
 
 
 class Channel:
@@ -44,6 +55,9 @@ class Channel:
     * ``!limit <seconds> <path>`` before a run with a time limit; 0 ends the limit;
     * ``!park <hash> <seconds> <path>``: the task was given back, since a limit is
       reached; look again after so many seconds, or (``-``) when a slot is free;
+    * ``!run <path>``: it runs, for longer than a moment; nobody else need try;
+    * ``!back <path>``: it will not be begun here; others may have it at once;
+    * ``!leave``: nothing more will be begun here; another worker may take this place;
     * ``!go <hash>`` and ``!free <hash>``: a run under that limit begins, has ended.
     """
 

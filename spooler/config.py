@@ -5,16 +5,42 @@ what they come to.
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from importlib.util import find_spec
+from typing import Final, Literal
 
 from .errors import UsageError
 from .retry import RetryPolicy
 
+CONCURRENCY_MAX: Final = 1000
+"""Runs of a worker at a time: each takes a descriptor or two of the worker's."""
+
+AsyncBackend = Literal["asyncio", "trio"]
+"""The event loop in which async functions run."""
+
+KeepLog = Literal["failed", "always", "never"]
+"""Which runs' logs are kept, where a task does not say."""
+
 WORKERS_MAX: Final = 1000
 """Worker processes for each spool: each takes some descriptors of the daemon's."""
+
+
+_LEAST: Final[Mapping[str, int]] = {
+    "workers": 1,
+    "max_tasks": 0,
+    "keep_results": 0,
+    "grace": 0,
+    "threads": 1,
+    "async_concurrency": 1,
+}
+_MOST: Final[Mapping[str, int]] = {
+    "workers": WORKERS_MAX,
+    "threads": CONCURRENCY_MAX,
+    "async_concurrency": CONCURRENCY_MAX,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +55,17 @@ class Settings:
         frequency: Seconds between two scans of a spool that nothing else caused.
         grace: Seconds that running tasks are given when the daemon stops.
         max_tasks: Runs after which a worker is replaced; 0 for never.
+        max_rss: Bytes of memory above which a worker is replaced; 0 for any size.
         soft_timeout: Seconds after which a run is interrupted; None for no limit.
         hard_timeout: Seconds after which its worker is killed; None for no limit.
+        keep_log: Whose logs are kept, where a task does not say.
+        keep_logs_for: Seconds for which they are kept once the task is finished.
+        threads: Plain functions that a worker runs at a time.
+        async_concurrency: Async functions that a worker runs at a time.
+        async_backend: The event loop for them, ``asyncio`` or ``trio``.
+        keep_results: How many results of tasks a spool keeps; the oldest go first.
         burst: End when nothing is left to run now.
+        reload: Import the modules anew when their files change.
         allow_uids: Owners of files that count as tasks, besides root and this user.
     """
 
@@ -41,9 +75,17 @@ class Settings:
     frequency: float = 30.0
     grace: float = 30.0
     max_tasks: int = 0
+    max_rss: int = 0
     soft_timeout: float | None = None
     hard_timeout: float | None = None
+    keep_log: KeepLog = "failed"
+    keep_logs_for: float = 7 * 86_400.0
+    keep_results: int = 100_000
+    threads: int = 1
+    async_concurrency: int = 100
+    async_backend: AsyncBackend = "asyncio"
     burst: bool = False
+    reload: bool = False
     allow_uids: tuple[int, ...] = ()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     log_level: str = "info"
@@ -56,15 +98,23 @@ class Settings:
             raise UsageError("the same spool is named twice")
         if not self.imports:
             raise UsageError("no module with tasks was named: use --import MODULE")
-        for name, low in (("workers", 1), ("max_tasks", 0), ("grace", 0)):
+        self._check_numbers()
+        if find_spec(self.async_backend) is None:
+            raise UsageError(
+                f"async_backend={self.async_backend} cannot be: it is not installed"
+                f" here (pip install {self.async_backend})"
+            )
+
+    def _check_numbers(self) -> None:
+        for name, low in _LEAST.items():
             value = getattr(self, name)
             if not value >= low:
                 raise UsageError(f"{name}={value} cannot be: it takes {low} or more")
-        if self.workers > WORKERS_MAX:
-            raise UsageError(
-                f"workers={self.workers} cannot be: it takes {WORKERS_MAX} at most"
-            )
-        for name in ("frequency", "soft_timeout", "hard_timeout"):
+        for name, high in _MOST.items():
+            value = getattr(self, name)
+            if value > high:
+                raise UsageError(f"{name}={value} cannot be: it takes {high} at most")
+        for name in ("frequency", "soft_timeout", "hard_timeout", "keep_logs_for"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"{name}={value} cannot be: it takes more than 0")
@@ -76,6 +126,29 @@ _WORDS: Final[Mapping[type, str]] = {
     float: "a number",
     str: "text",
 }
+
+
+_SIZE = re.compile(r"(\d+)([KMG]?)", re.ASCII)
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+
+RSS_MIN: Final = 1 << 20
+"""Bytes. A limit below is a mistake: no process of Python's is that small."""
+
+
+def parse_rss(text: str) -> int:
+    """Return the bytes of a limit of memory: ``200M``, ``1G``, digits alone for bytes.
+
+    Raises:
+        UsageError: It is none, or too small for any worker. ``0`` is for no limit.
+    """
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) << _SHIFTS[match[2]] if match else -1
+    if size < 0 or 0 < size < RSS_MIN:
+        raise UsageError(
+            f"max_rss={text!r:.80} cannot be: it takes a size such as 200M or 1G,"
+            " 1M or more, or 0 for any"
+        )
+    return size
 
 
 def parse_file(

@@ -20,10 +20,12 @@ from .config import Settings
 from .errors import EXIT_DONE, EXIT_FAILED, NotASpoolError, UsageError
 from .forker import Forker, template_start
 from .logs import escape
+from .reload import CodeWatch
 from .scheduler import Scheduler
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.recovery import ProcessLock, process_name, sweep
+from .spooldir.results import Sweeper
 from .status import count
 from .supervisor import Supervisor, SupervisorSettings, accepted_owners
 from .task import iso
@@ -65,6 +67,7 @@ class _Spool:
     backlog: Backlog
     supervisor: Supervisor
     scheduler: Scheduler
+    results: Sweeper
     scan_at: float = 0.0
     look_at: float = 0.0
     kill_at: float = 0.0
@@ -91,6 +94,9 @@ class Daemon:
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._loop.add(self._signals.fileno(), self._on_signals)
         self._spools: list[_Spool] = []
+        self._changes: CodeWatch | None = None
+        if settings.reload:
+            self._changes = CodeWatch(self._loop.add, Watch(os.sep))
         try:
             for path in settings.dirs:
                 self._spools.append(self._open(SpoolDir(path)))
@@ -129,7 +135,12 @@ class Daemon:
                 owners=owners,
                 retry=settings.retry,
                 max_tasks=settings.max_tasks,
+                max_rss=settings.max_rss,
                 soft_timeout=settings.soft_timeout,
+                keep_log=settings.keep_log,
+                threads=settings.threads,
+                async_concurrency=settings.async_concurrency,
+                async_backend=settings.async_backend,
                 hard_timeout=settings.hard_timeout,
             ),
             name,
@@ -139,12 +150,18 @@ class Daemon:
         fd = watch.fileno()
         if fd is not None:
             self._loop.add(fd, watch.read)
-        return _Spool(spool, lock, watch, backlog, supervisor, Scheduler(spool))
+        results = Sweeper(spool, keep=settings.keep_results, every=SWEEP_EVERY)
+        return _Spool(
+            spool, lock, watch, backlog, supervisor, Scheduler(spool), results
+        )
 
     def _fork_template(self) -> Forker:
         settings = self._settings
         start = template_start(
-            list(settings.imports), settings.log_level, log_json=settings.log_json
+            list(settings.imports),
+            settings.log_level,
+            log_json=settings.log_json,
+            reload=settings.reload,
         )
         forker = Forker(start)
         self._loop.add(forker.fileno(), lambda: self._listen(forker))
@@ -194,6 +211,8 @@ class Daemon:
                 raise UsageError("the process that imports the modules has died")
 
     def _use(self, forker: Forker) -> None:
+        if self._changes is not None:
+            self._changes.use(forker.files)
         known = forker.known or []
         served = {os.path.realpath(spool.dir.path) for spool in self._spools}
         for each in known:
@@ -270,7 +289,11 @@ class Daemon:
             wait = min(wait, max(0.0, self._stop_at - CLOCK.monotonic()))
         elif self._forker.gone:
             wait = min(wait, max(0.0, self._restart_at - CLOCK.monotonic()))
+        if self._changes is not None:
+            wait = min(wait, self._changes.next_moment())
         self._loop.wait(wait)
+        if self._changes is not None and self._changes.is_due():
+            self._reload()
         self._look_after_templates()
 
     def _try_to_serve(self, spool: _Spool) -> None:
@@ -302,9 +325,11 @@ class Daemon:
             if not spool.dir.is_in_place():
                 raise NotASpoolError(spool.dir.path, "was removed or replaced")
             spool.supervisor.recover_strangers()
+            spool.supervisor.trim_logs()
         if now >= spool.sweep_at:
             spool.sweep_at = now + SWEEP_EVERY
-            sweep(spool.dir)
+            sweep(spool.dir, keep_logs_for=self._settings.keep_logs_for)
+        spool.results.work()
         if spool.backlog.stale or now >= spool.scan_at:
             frequency = self._settings.frequency
             if spool.backlog.is_blind:
@@ -327,7 +352,7 @@ class Daemon:
             if spool.backlog.stale:
                 return 0.0
             waits += [spool.scan_at - now, spool.look_at - now, spool.sweep_at - now]
-            waits.append(spool.backlog.next_look)
+            waits += [spool.results.due - now, spool.backlog.next_look]
             # With all workers busy nobody looks, so it may have passed long ago.
             due_us = spool.backlog.next_due_us if spool.supervisor.takes_more else None
             for moment_us in (due_us, spool.scheduler.next_us):
@@ -432,6 +457,8 @@ class Daemon:
         self._signals.ignore()
 
     def _let_go(self) -> None:
+        if self._changes is not None:
+            self._changes.close()
         for spool in self._spools:
             spool.watch.close()
             spool.lock.remove()

@@ -5,6 +5,7 @@ so their locks are looked at.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -15,7 +16,7 @@ from .logs import escape
 from .retry import RetryOptions, RetryPolicy, merge
 from .spooldir import SpoolDir
 from .spooldir.recovery import Followers, Recovered, is_alive, processes, recover
-from .task import Name, Outcome, Verdict
+from .task import BATCH, Name, Outcome, Verdict
 
 RECOVER_AGAIN: Final = 1.0
 """Seconds until a recovery that the file system refused is tried again."""
@@ -48,8 +49,8 @@ class Dead:
     """The dead workers of one spool that are not recovered yet.
 
     Args:
-        living: Returns the names of this daemon and its living workers.
         owners: The uids whose files count as tasks.
+        living: Returns the names of this daemon and its living workers.
     """
 
     def __init__(
@@ -57,16 +58,16 @@ class Dead:
         spool: SpoolDir,
         backlog: Backlog,
         policy: RetryPolicy,
+        owners: frozenset[int],
         living: Callable[[], Collection[str]],
         clock: Clock = CLOCK,
-        owners: Collection[int] | None = None,
     ) -> None:
         self._spool = spool
         self._backlog = backlog
         self._policy = policy
+        self._owners = owners
         self._living = living
         self._clock = clock
-        self._owners = owners
         self._known: dict[str, RetryOptions] = {}
         self._followers: Followers = {}
         self._refused: set[str] = set()
@@ -127,6 +128,7 @@ class Dead:
             owners=self._owners,
             followers=self._followers,
             culprits=fate.culprits,
+            output=1 if sys.stdout is not None else None,
             clock=self._clock,
         )
         if recovered is None:
@@ -139,7 +141,8 @@ class Dead:
 
     def _decide(self, name: Name) -> int | None:
         policy = merge(self._policy, self._known.get(name.task, RetryOptions()))
-        if policy.exhausted(name.attempt):
+        # It is the line's attempt that counts, which its worker gives to it.
+        if policy.exhausted(name.attempt) and name.task != BATCH:
             return None
         now_us = self._clock.now_us()
         delay_us = int(policy.crash_delay(name.attempt) * 1e6)

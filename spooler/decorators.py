@@ -4,7 +4,7 @@ Importing this loads the standard library and msgspec, nothing else.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import (
     Any,
@@ -16,17 +16,19 @@ from typing import (
 from .arguments import Arguments
 from .entries import make_entry
 from .errors import ArgumentsError, UsageError
+from .handle import Handle
+from .many import Batch, put_calls
 from .putting import (
+    At,
     Call,
     Durability,
-    Handle,
     PutOptions,
     check_durability,
     default_path,
 )
 from .registry import REGISTRY, Kind
 from .schedule import CronLine, Schedule, from_uwsgi, interval
-from .task import check_task_name
+from .task import check_task_name, is_id
 from .tasks import (
     ForeverOptions,
     P,
@@ -109,6 +111,50 @@ class Spooler:
             raise ArgumentsError(task, "", error.problem) from None
         base = PutOptions(spool=self._dir, durability=self.durability)
         return Call(check_task_name(task), raw, overlay(base, **options))
+
+    def spool_many(
+        self,
+        calls: Iterable[Call],
+        *,
+        at: At | None = None,
+        priority: int | None = None,
+        durability: Durability | None = None,
+        id: str | None = None,
+    ) -> Batch:
+        """Put many tasks in one file: all of them, or none.
+
+        Args:
+            calls: From ``Task.call`` and ``Spooler.call``, for this spool, without
+                ``key`` and ``id``. Their durability does not count here.
+            at: When all are due; a call's own ``at`` may be later.
+            priority: Of all of them; None takes that which the calls have.
+            durability: Of all of them.
+            id: The batch's, 16 hex digits.
+
+        Returns:
+            The batch: a sequence of handles. Without calls nothing is put.
+
+        Raises:
+            UsageError: A call cannot be among them, and is named by its number; or
+                something else that was given cannot be.
+            SpoolUncertain: The last sync failed: they may run.
+            OSError: From the file system; there is no task then.
+        """
+        base = PutOptions(spool=self._dir, durability=self.durability)
+        given = {"at": at, "priority": priority, "durability": durability, "id": id}
+        return put_calls(calls, overlay(base, **given))
+
+    def handle(self, task_id: str) -> Handle:
+        """Return a handle on a task of which only the id is known. Looks at nothing.
+
+        Raises:
+            UsageError: It is not 16 hex digits, lower case.
+        """
+        if not is_id(task_id):
+            raise UsageError(
+                f"id={task_id!r:.80} cannot be: it is 16 hex digits, lower case"
+            )
+        return Handle(task_id, "", self.path, None)
 
     # -- decorators -------------------------------------------------------------
 
@@ -288,6 +334,7 @@ class Spooler:
             priority=entry.priority,
             spool=self._dir,
             durability=check_durability(durability),
+            keeps=entry.run.keep_result is not None,
         )
         return Task(entry, function, put_options)
 
@@ -305,5 +352,6 @@ DEFAULT: Final = Spooler()
 spool = DEFAULT.spool
 spoolraw = DEFAULT.spoolraw
 spoolforever = DEFAULT.spoolforever
+spool_many = DEFAULT.spool_many
 timer = DEFAULT.timer
 cron = DEFAULT.cron

@@ -2,14 +2,17 @@
 
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .arguments import Arguments
 from .errors import UsageError
+from .filling import check
+from .limits import Limits
 from .moments import duration
 from .options import run_options
 from .putting import at_for_file, check_priority
-from .registry import Entry, Kind, Limits
+from .registry import Entry, Kind
 from .retry import RetryOptions
 from .schedule import Schedule
 from .task import BATCH, check_task_name
@@ -43,6 +46,8 @@ def make_entry(
     if given.get("expires") is not None:
         given["expires"] = at_for_file(given["expires"])
     key = given.pop("key", None)
+    if key is not None:
+        _check_key(function, key, schedule)
     entry = Entry(
         name=name,
         function=function,
@@ -53,19 +58,39 @@ def make_entry(
         pause=duration("pause", given.pop("pause", None)) or 0.0,
         schedule=schedule,
         overlap=overlap,
+        is_async=inspect.iscoroutinefunction(function),
         run=run_options(given),
         key=key,
-        limits=_limits(given),
+        limits=_limits(given, function),
         retry=_retry_options(given),
     )
     entry.check_run(entry.run)
+    for option in ("unique_for", "if_exists"):
+        if key is None and getattr(entry.run, option) is not None:
+            raise UsageError(f"task {name}: {option}= needs key=")
     return entry
 
 
-def _limits(given: dict[str, Any]) -> Limits | None:
+def _check_key(
+    function: Callable[..., object], key: object, schedule: Schedule | None
+) -> None:
+    if schedule is not None:
+        raise UsageError("a timer takes no key=: without overlap= its runs are unique")
+    check("key", key, function)
+
+
+def _limits(given: dict[str, Any], function: Callable[..., object]) -> Limits | None:
     names = ("concurrency", "concurrency_key", "rate", "rate_key")
     found = {name: given.pop(name, None) for name in names}
-    return Limits(**found) if any(v is not None for v in found.values()) else None
+    if all(value is None for value in found.values()):
+        return None
+    limits = Limits(**found)
+    keys = [name for name in ("concurrency_key", "rate_key") if found[name] is not None]
+    for name in keys:
+        check(name, found[name], function)
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return replace(limits, defaults=defaults) if keys and defaults else limits
 
 
 def _retry_options(given: dict[str, Any]) -> RetryOptions:

@@ -10,6 +10,7 @@
     ├── CorruptError          a file cannot be read as a task
     ├── ClaimLostError        the claim is no longer this worker's
     ├── NotFoundError         no task with that id
+    ├── DuplicateError        another task has the uniqueness key
     ├── SpoolUncertain        the last sync of a put failed: the task may run
     ├── TaskFailed            a task whose result was asked for was given up
     ├── ResultError           a task has succeeded, but its result cannot be had
@@ -42,6 +43,7 @@ class ArgumentsError(UsageError):
     def __init__(self, task: str, signature: str, problem: str) -> None:
         super().__init__(f"{problem}: the task is {task}{signature}")
         self.task = task
+        self.signature = signature
         self.problem = problem
 
 
@@ -87,6 +89,15 @@ class NotFoundError(SpoolerError):
     def __init__(self, task_id: str, problem: str) -> None:
         super().__init__(f"{task_id}: {problem}")
         self.task_id = task_id
+
+
+class DuplicateError(SpoolerError):
+    """Another task has the uniqueness key: attributes ``task_id`` (its), ``key``."""
+
+    def __init__(self, task_id: str, key: str) -> None:
+        super().__init__(f"task {task_id} has the key {key!a} already")
+        self.task_id = task_id
+        self.key = key
 
 
 class SpoolUncertain(SpoolerError):  # noqa: N818 (the name in the specification)

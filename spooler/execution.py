@@ -2,39 +2,45 @@
 
 The same for a worker that runs one task at a time and for one that runs many. A path
 is a hint: the claim decides. ``begin`` and ``finish`` belong to one thread; what is
-between them, ``invoke``, may be anywhere.
+between them, ``call``, may be anywhere.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from contextvars import copy_context
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
+from . import hooks
+from .capture import Capture
 from .channel import WorkerSettings
 from .clock import CLOCK
-from .current import CURRENT
-from .errors import ClaimLostError, CorruptError
+from .current import CURRENT, current_task
+from .errors import ArgumentsError, ClaimLostError, CorruptError, UsageError
 from .logs import escape
 from .moments import parse_at
 from .options import NO_OPTIONS, RunOptions, over
 from .registry import REGISTRY, Entry
 from .retry import ignore_delay, merge
-from .runner import READ_AGAIN, current, run_task
+from .run_progress import RUNS, forget_progress
+from .runner import READ_AGAIN, Guard, Wait, current, run_coroutine, run_task
 from .soft_limit import soft_limit
+from .spooldir import results
 from .spooldir.claims import Claims
 from .spooldir.followers import Settling
+from .spooldir.limits import Busy, Permit, Permits
 from .spooldir.reading import TaskFile
 from .task import Claim, Outcome, Verdict, iso
 
 BROKEN: Final = 70
 """Exit status of a child that a task forked and did not end."""
 
-Guard = Callable[[float], AbstractContextManager[object]]
+PARKED: Final = Outcome(Verdict.RELEASE)
+"""Given back already, since a limit is reached."""
 
 SETTLE_AGAIN: Final = 1.0
 """Seconds until a move that the file system refused is tried again."""
@@ -51,6 +57,7 @@ class Run(msgspec.Struct):
         soft_timeout: Seconds; None without a limit.
         hard_timeout: Seconds; None without a limit.
         started_us: When it was begun.
+        permit: Leave to run, if its function has limits.
     """
 
     path: str
@@ -61,6 +68,7 @@ class Run(msgspec.Struct):
     started_us: int
     soft_timeout: float | None
     hard_timeout: float | None
+    permit: Permit | None = None
 
 
 class Ending(msgspec.Struct):
@@ -85,6 +93,7 @@ class Execution:
     Args:
         claims: What the worker holds.
         tell: Sends lines to the supervisor at once.
+        capture: Catches what runs print; None if nobody does.
     """
 
     def __init__(
@@ -92,10 +101,13 @@ class Execution:
         claims: Claims,
         settings: WorkerSettings,
         tell: Callable[[list[str]], None],
+        capture: Capture | None = None,
     ) -> None:
         self.claims = claims
         self._settings = settings
         self._tell = tell
+        self._capture = capture
+        self._permits = Permits(claims.spool)
         self.refused: list[tuple[str, Ending]] = []
         """Moves that the file system refused, to be tried again."""
         self._pid = os.getpid()
@@ -160,45 +172,124 @@ class Execution:
             text = "no function of that name here"
             outcome = Outcome(Verdict.RELEASE, text, after=ignore_delay(age))
         else:
-            soft = options.soft_timeout or self._settings.soft_timeout
-            hard = options.hard_timeout or self._settings.hard_timeout
-            return Run(path, claim, task, entry, options, started_us, soft, hard)
+            permit = None
+            if entry.limits is not None:
+                permit = self._ask(path, claim, task, entry)
+            if not isinstance(permit, Outcome):
+                soft = options.soft_timeout or self._settings.soft_timeout
+                hard = options.hard_timeout or self._settings.hard_timeout
+                return Run(
+                    path, claim, task, entry, options, started_us, soft, hard, permit
+                )
+            outcome = permit
         task.close()
+        if outcome is PARKED:
+            return None
         self.conclude(path, Ending(claim, outcome, entry, options))
         return None
 
+    def _ask(
+        self, path: str, claim: Claim, task: TaskFile, entry: Entry
+    ) -> Permit | Outcome | None:
+        """Ask for leave to run; else return what is to become of the task."""
+        limits = entry.limits
+        try:
+            arguments = entry.arguments.decode(task.header.args)
+        except ArgumentsError:
+            return None  # the run itself will say so
+        if limits is None:
+            return None
+        try:
+            found = self._permits.acquire(limits, entry.name, arguments)
+            if isinstance(found, Busy):
+                self.claims.park(claim)
+        except UsageError as error:
+            return Outcome(Verdict.FAIL, f"UsageError: {error}", "arguments")
+        except ClaimLostError as error:
+            log.warning("%s: somebody recovered or removed it", error)
+            self.settled.append(path)
+            return PARKED
+        except OSError as error:
+            text = f"cannot ask for its limit now: {error}"
+            return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
+        if isinstance(found, Busy):
+            seconds = "-" if found.seconds is None else found.seconds
+            self._tell([f"!park {found.limit} {seconds} {path}"])
+            return PARKED
+        self._tell([f"!go {limit}" for limit in found.limits])
+        return found
+
     # -- the run ----------------------------------------------------------------
 
-    def invoke(self, run: Run, guard: Guard = soft_limit) -> Outcome:
-        """Call a task's function in this thread; return how it ended.
-
-        Args:
-            guard: Makes what interrupts the function after so many seconds.
-        """
-        if run.hard_timeout is not None:
-            self._tell([f"!limit {run.hard_timeout} {run.path}"])
-        # A context of its own: what a task sets in one is not for the next task.
-        outcome = copy_context().run(self._run, run, guard)
-        if os.getpid() != self._pid:  # the task forked, and this is its child
-            os._exit(BROKEN)
-        os.fchdir(self._home)
+    def invoke(self, run: Run) -> Outcome:
+        """Call a task's function in this thread, the main one; return how it ended."""
+        self.announce(run)
+        seconds = run.soft_timeout
+        outcome = self.call(run, None if seconds is None else soft_limit(seconds))
+        self.go_home()
         return outcome
 
-    def _run(self, run: Run, guard: Guard) -> Outcome:
-        CURRENT.set(current(run.claim, run.task, self.claims.spool, run.hard_timeout))
-        soft = run.soft_timeout
-        return run_task(
-            run.entry,
-            run.claim,
-            run.task,
-            None if soft is None else guard(soft),
-            keep=run.options.keep_result is not None,
-        )
+    def announce(self, run: Run) -> None:
+        """Tell those who must know that a run begins now."""
+        if run.hard_timeout is not None:
+            self._tell([f"!limit {run.hard_timeout} {run.path}"])
+        if self._capture is not None:
+            name = run.claim.name
+            self._capture.begin(name.id, name.attempt + 1)
+
+    def call(self, run: Run, guard: Guard | None, wait: Wait = asyncio.run) -> Outcome:
+        """Call a task's function in this thread, any one; return how it ended.
+
+        Args:
+            guard: Interrupts it.
+            wait: Runs what it returns that is to be awaited.
+        """
+        # A context of its own: what a task sets in one is not for the next task.
+        outcome = copy_context().run(self._run, run, guard, wait)
+        self._end_child()
+        return outcome
+
+    def _run(self, run: Run, guard: Guard | None, wait: Wait) -> Outcome:
+        self._enter(run)
+        keep = run.options.keep_result is not None
+        outcome = run_task(run.entry, run.claim, run.task, guard, keep=keep, wait=wait)
+        if hooks.AFTER or hooks.FAILURE:
+            hooks.after(current_task(), outcome)
+        return outcome
+
+    async def call_coroutine(self, run: Run, guard: Guard) -> Outcome:
+        """Await a task's coroutine function; return how it ended.
+
+        Call it in a context of its own, as each task of an event loop has one.
+        """
+        self._enter(run)
+        keep = run.options.keep_result is not None
+        outcome = await run_coroutine(run.entry, run.claim, run.task, guard, keep=keep)
+        if hooks.AFTER or hooks.FAILURE:
+            hooks.after(current_task(), outcome)
+        self._end_child()
+        return outcome
+
+    def _enter(self, run: Run) -> None:
+        task = current(run.claim, run.task, self.claims.spool, run.hard_timeout)
+        CURRENT.set(task)
+        if hooks.BEFORE:
+            hooks.before(task)
+
+    def _end_child(self) -> None:
+        """End this process if it is a child that the task has forked."""
+        if os.getpid() != self._pid:
+            os._exit(BROKEN)
+
+    def go_home(self) -> None:
+        """Go back to where the daemon was started, for the next task."""
+        os.fchdir(self._home)
 
     # -- after ------------------------------------------------------------------
 
     def finish(self, run: Run, outcome: Outcome) -> None:
         """Settle a task that was run."""
+        self._end_output(run, outcome)
         if outcome.verdict is Verdict.RETRY:
             self._look_for_leaks()
         if outcome.verdict is Verdict.RELEASE and outcome.after is None:
@@ -207,6 +298,20 @@ class Execution:
         run.task.close()
         ending = Ending(run.claim, outcome, run.entry, run.options, run.started_us)
         self.conclude(run.path, ending)
+        if run.permit is not None:
+            run.permit.release()
+            if run.permit.slot is not None:
+                self._tell([f"!free {run.permit.slot}"])
+
+    def _end_output(self, run: Run, outcome: Outcome) -> None:
+        """Keep what the run printed, if that is wanted; forget its progress."""
+        name = run.claim.name
+        if RUNS:
+            forget_progress(name.id)
+        if self._capture is not None:
+            succeeded = outcome.verdict not in (Verdict.RETRY, Verdict.FAIL)
+            keep = run.options.keep_log
+            self._capture.end(name.id, name.attempt + 1, succeeded=succeeded, keep=keep)
 
     def _look_for_leaks(self) -> None:
         """Notice whether tasks have left no descriptor to work with."""
@@ -294,6 +399,8 @@ class Execution:
     def _end(self, ending: Ending, move: Callable[[], None], now_us: int) -> None:
         """Make the last move of a task, with all that goes before and after it."""
         options, succeeded = ending.options, ending.outcome.verdict is Verdict.ACK
+        if options.keep_result is not None:
+            self._keep_result(ending, options.keep_result)
         followers = options.then if succeeded else options.on_failure
         if not followers:
             move()
@@ -308,6 +415,24 @@ class Execution:
                 now_us,
             )
         ending.settling.settle(move)
+
+    def _keep_result(self, ending: Ending, seconds: float) -> None:
+        name, outcome = ending.claim.name, ending.outcome
+        problem = results.keep(
+            self.claims.spool,
+            name,
+            ok=outcome.verdict is Verdict.ACK,
+            value=outcome.value,
+            error=outcome.error,
+            reason=outcome.reason,
+            traceback=outcome.traceback,
+            attempt=name.attempt + (ending.started_us is not None),
+            started_us=ending.started_us,
+            seconds=seconds,
+        )
+        if problem is not None:
+            text = "result of task=%s name=%s is not kept: %s"
+            log.warning(text, name.id, escape(name.task), escape(problem))
 
 
 def _is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:

@@ -18,6 +18,7 @@ import msgspec
 
 from .channel import WorkerSettings
 from .errors import EXIT_TRY_LATER
+from .sources import Stamp
 from .template import Known, Start
 
 STOP_TIMEOUT: Final = 5.0
@@ -50,6 +51,7 @@ class Forker:
 
     def __init__(self, start: Start) -> None:
         self.known: list[Known] | None = None
+        self.files: dict[str, Stamp] = {}
         self.error: str | None = None
         self.gone = False
         self._socket, theirs = socket.socketpair()
@@ -103,10 +105,15 @@ class Forker:
         theirs.close()
         return child, ours
 
-    def kill(self, child: Child, number: int = signal.SIGKILL) -> None:
-        """Send a signal, KILL unless told otherwise, to a worker and its group."""
+    def kill(self, child: Child) -> None:
+        """Kill a worker and all of its process group at once."""
         if child.pid is not None:
-            self._send(json.dumps({"kill": child.pid, "signal": number}).encode())
+            self._send(json.dumps({"kill": child.pid}).encode())
+
+    def freeze(self, child: Child) -> None:
+        """Stop a worker and have what it has started end in order."""
+        if child.pid is not None:
+            self._send(json.dumps({"freeze": child.pid}).encode())
 
     def read(self) -> None:
         """Take what the template says. Call it when readable."""
@@ -134,6 +141,7 @@ class Forker:
             child.on_exit(message["status"])
         elif "ready" in message:
             self.known = msgspec.convert(message["ready"], list[Known])
+            self.files = msgspec.convert(message["files"], dict[str, Stamp])
         else:
             self.error = message["error"]
 
@@ -160,6 +168,8 @@ class Forker:
             self._process.wait()
 
 
-def template_start(modules: list[str], log_level: str, *, log_json: bool) -> Start:
+def template_start(
+    modules: list[str], log_level: str, *, log_json: bool, reload: bool = False
+) -> Start:
     """Return what a template of this process is told first."""
-    return Start(modules, os.getpid(), log_level, log_json)
+    return Start(modules, os.getpid(), log_level, log_json, reload)

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from .moments import Duration, duration
 from .spooldir import SpoolDir
-from .spooldir.tracking import guess, locate, locate_batch, state_at
+from .spooldir.control import ask_to_kill, cancel
+from .spooldir.tracking import Wanted, guess, locate, locate_batch, state_at
 from .task import Name, State
 
 _DIRS: Final[dict[str, SpoolDir]] = {}
@@ -80,7 +81,8 @@ class Handle:
         """
         from .waiting import wait  # noqa: PLC0415 (watchdog is slow to load)
 
-        return wait(self, duration("timeout", timeout)).state
+        seconds = duration("timeout", timeout)
+        return wait(spool_dir(self.spool), self._wanted(), seconds).state
 
     def result(self, timeout: Duration | None = None) -> Any:
         """Wait until the task has ended; return what it returned, if that was kept.
@@ -93,17 +95,53 @@ class Handle:
 
         Raises:
             TaskFailed: It was given up.
+            NotFoundError: Only its id is known, and neither it nor a result is there.
             ResultGoneError: Its result was not kept for so long, or it was removed.
             ResultError: It has succeeded, but its result could not be kept.
             TimeoutError: It has not ended in that time.
             UsageError: The timeout cannot be.
             OSError: From the file system.
         """
-        from .waiting import outcome, wait  # noqa: PLC0415 (watchdog is slow to load)
+        from .waiting import result  # noqa: PLC0415 (watchdog is slow to load)
 
-        return outcome(self, wait(self, duration("timeout", timeout)))
+        seconds = duration("timeout", timeout)
+        return result(spool_dir(self.spool), self._wanted(), seconds)
+
+    def cancel(self, *, kill: bool = False) -> bool:
+        """Take the task back: remove it if it has not begun, wherever it waits.
+
+        That is certain: when it was removed, it will not run. A task that waits for
+        its next attempt is removed too. A line of a batch cannot be taken back.
+
+        Args:
+            kill: If it runs, ask its daemon to kill it, as ``kill`` does.
+
+        Returns:
+            True if it was removed, or its daemon was asked. False if there is nothing
+            to take back: it runs, or it has ended.
+
+        Raises:
+            OSError: From the file system.
+        """
+        return cancel(spool_dir(self.spool), self.id, kill=kill)
+
+    def kill(self) -> bool:
+        """Ask the daemon that runs the task to kill it, and do not wait for that.
+
+        It fails, with the reason ``killed``: ``wait`` tells when.
+
+        Returns:
+            Whether it runs, so that somebody was asked.
+
+        Raises:
+            OSError: From the file system.
+        """
+        return ask_to_kill(spool_dir(self.spool), self.id)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         from .waiting import result_async  # noqa: PLC0415 (so are anyio and watchdog)
 
-        return result_async(self).__await__()
+        return result_async(spool_dir(self.spool), self._wanted()).__await__()
+
+    def _wanted(self) -> Wanted:
+        return Wanted(self.id, self._name, self._batch, self._keeps)

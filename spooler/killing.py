@@ -1,11 +1,11 @@
 """End runs that are over their time limit, or that somebody wants killed.
 
-A worker that cannot be asked gets TERM with its process group, so that what the task
-has started can end in order, and KILL a moment later.
+A worker that cannot be asked is stopped, and its process group gets TERM, so that what
+the task has started can end in order; KILL follows a moment later. Stopped, since else
+the function would see its children end and go on, and might even succeed.
 """
 
 import logging
-import signal
 from collections.abc import Mapping
 from typing import Final
 
@@ -20,11 +20,10 @@ CANCEL: Final = 0.150
 """Seconds that a worker is given to end a run that it was asked to cancel."""
 
 TERM: Final = 0.100
-"""Seconds between the two signals."""
+"""Seconds between the two signals, TERM and KILL."""
 
 LATE: Final = 0.150
-"""Seconds after a time limit when the second signal is sent at the latest, even if the
-first one was late."""
+"""Seconds after a time limit when KILL is sent at the latest, even if TERM was late."""
 
 LOOK_AGAIN: Final = 0.050
 """Seconds between two looks at requests that are being carried out."""
@@ -106,39 +105,39 @@ class Killing:
         for worker in self._workers.values():
             if worker.limits:
                 self._enforce_limits(worker, now)
-            if worker.culprits:
-                self._enforce(worker, now)
-            elif worker.term_at is not None or worker.kill_at is not None:
+            if worker.frozen:
+                self._kill(worker, now)
+            elif worker.culprits and worker.term_at is not None:
+                self._freeze(worker, now)
+            else:
                 worker.term_at = worker.kill_at = None  # they have ended in time
 
     def _enforce_limits(self, worker: WatchedWorker, now: float) -> None:
-        over = [path for path, at in worker.limits.items() if at <= now]
-        for path in over:
+        for path in [path for path, at in worker.limits.items() if at <= now]:
             limit = worker.limits.pop(path)
             log.error("kill worker=%s: time limit", worker.name)
             worker.culprits.setdefault(path, OVERRAN)
-            worker.term_at = now
-            at = max(now, min(now + TERM, limit + LATE))
-            worker.kill_at = min(worker.kill_at or at, at)
+            if not worker.frozen:
+                worker.term_at = now
+                worker.kill_at = max(now, min(now + TERM, limit + LATE))
 
-    def _enforce(self, worker: WatchedWorker, now: float) -> None:
-        if worker.killed:
-            return
-        if worker.kill_at is not None and worker.kill_at <= now:
+    def _freeze(self, worker: WatchedWorker, now: float) -> None:
+        if worker.term_at is not None and worker.term_at <= now:
+            worker.frozen = worker.draining = True
+            worker.kill_at = worker.kill_at or now + TERM
+            worker.forker.freeze(worker.child)
+
+    def _kill(self, worker: WatchedWorker, now: float) -> None:
+        if not worker.killed and worker.kill_at is not None and worker.kill_at <= now:
             worker.killed = True
             worker.forker.kill(worker.child)
-        elif worker.term_at is not None and worker.term_at <= now:
-            worker.term_at = None
-            worker.kill_at = worker.kill_at or now + TERM
-            worker.draining = True  # which is what TERM means to it
-            worker.forker.kill(worker.child, signal.SIGTERM)
 
     def next_moment(self) -> float | None:
         """Return when there is something to do, by the monotonic clock."""
         moments = [self._clock.monotonic() + LOOK_AGAIN] if self._wanted else []
         for worker in self._workers.values():
             moments += worker.limits.values()
-            if worker.culprits and not worker.killed:
-                at = (worker.term_at, worker.kill_at)
-                moments += [each for each in at if each is not None]
+            at = worker.kill_at if worker.frozen else worker.term_at
+            if at is not None and not worker.killed:
+                moments.append(at)
         return min(moments, default=None)

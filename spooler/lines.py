@@ -35,7 +35,7 @@ class Frame(NamedTuple):
             UsageError: No reader would take it.
         """
         if len(args) <= _SHORT:
-            return b"%b%b%b" % (self.before, args, self.after)
+            return self.before + args + self.after
         return encode_line(
             self.task, args, traceparent=self.traceparent, options=self.options
         )
@@ -74,9 +74,7 @@ def encode_line(
     if len(args) + len(body or "") > MAX_HEADER:
         raise _too_large()
     given = None if options is NO_OPTIONS else options
-    return encode(
-        task, args, at=at, body=body, traceparent=traceparent, options=given
-    )
+    return encode(task, args, at=at, body=body, traceparent=traceparent, options=given)
 
 
 def _too_large() -> UsageError:

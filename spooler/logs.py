@@ -81,7 +81,7 @@ class _Plain(_Format):
 
 
 class RunLines(_Format):
-    """How what a task logs looks in the log of its run: time, level, logger, message."""
+    """What a task logs, in the log of its run: time, level, logger, message."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a record as a line, with those of its traceback after it."""

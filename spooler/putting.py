@@ -5,21 +5,21 @@ Importing this loads the standard library and msgspec, nothing else.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
 
 from .clock import CLOCK
 from .codec import encode
-from .errors import UsageError
+from .errors import DuplicateError, UsageError
+from .handle import Handle, spool_dir
 from .moments import parse_at
-from .options import NO_OPTIONS, Follower, RunOptions
-from .spooldir import SpoolDir
+from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
+from .spooldir import keys
 from .spooldir.body import Body, pieces
-from .spooldir.repair import state_of
-from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, State, is_id
+from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, is_id
 
 At = int | float | str | datetime | timedelta
 """When a task is due: seconds since the epoch, ISO 8601 or ``+5m``, a moment with a
@@ -29,34 +29,10 @@ Durability = Literal["safe", "fast"]
 """``safe``: a task that was put survives a power cut. ``fast``: only the death of
 processes."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 DEFAULT_DIR: Final = "./spool"
 """Where tasks go if nothing else says so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """A task that was put.
-
-    Attributes:
-        id: 16 hex digits.
-        task: The name of its function.
-        spool: The spool's path.
-    """
-
-    id: str
-    task: str
-    spool: str
-    _name: Name = field(repr=False)
-
-    def state(self) -> State | None:
-        """Return where the task stands now; None if it is finished (or removed).
-
-        Cheap while it waits where it was put; else it looks through the spool.
-
-        Raises:
-            OSError: From the file system.
-        """
-        return state_of(spool_dir(self.spool), self._name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +42,8 @@ class PutOptions:
     Attributes:
         spool: The spool's path.
         id: 16 hex digits, to choose the task's id.
+        key: At most one task of this name with this key waits or runs.
+        keeps: Whether the function's decorator says that results are kept.
     """
 
     at: At | None = None
@@ -77,6 +55,7 @@ class PutOptions:
     traceparent: str | None = None
     key: str | None = None
     run: RunOptions = NO_OPTIONS
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,22 +126,15 @@ class Call:
         raise UsageError(f"{self.task}: the body of {what} is bytes of UTF-8 text")
 
 
-_DIRS: Final[dict[str, SpoolDir]] = {}
-
-
-def spool_dir(path: str) -> SpoolDir:
-    """Return the one ``SpoolDir`` of this process for a path."""
-    try:
-        return _DIRS[path]
-    except KeyError:
-        return _DIRS.setdefault(path, SpoolDir(path))
-
-
 def put(task: str, args: bytes, options: PutOptions) -> Handle:
     """Put a task whose arguments are encoded.
 
+    Returns:
+        A handle on it, or on the task that has its key.
+
     Raises:
         UsageError: An option cannot be, or the arguments are too large.
+        DuplicateError: Another task has its key, and ``if_exists`` is ``raise``.
         SpoolUncertain: The last sync failed: the task may run.
         OSError: From the file system; there is no task then.
     """
@@ -176,17 +148,54 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
         task=task,
     )
     run = options.run
+    key = _check_key(options)
     head = encode(
         task,
         args,
+        # Of a task with a key its file must tell the name.
+        at=None if key is None else _exact(name.due_us),
+        priority=None if key is None else name.priority,
+        id=None if key is None else name.id,
+        key=key,
         traceparent=options.traceparent,
         options=None if run is NO_OPTIONS else run,
     )
     path = os.path.abspath(options.spool) if options.spool else default_path()
+    spool = spool_dir(path)
     durable = check_durability(options.durability or "safe") == "safe"
     with pieces(head, options.body) as chunks:
-        spool_dir(path).put(name, chunks, durable=durable)
-    return Handle(name.id, task, path, name)
+        if key is None:
+            spool.put(name, chunks, durable=durable)
+        else:
+            policy = run.if_exists or "skip"
+            there = keys.put(spool, name, chunks, key, policy, durable=durable)
+            if there is not None and policy == "raise":
+                raise DuplicateError(there.id, key)
+            name = there or name
+    keeps = options.keeps or run.keep_result is not None
+    return Handle(name.id, task, path, name, _keeps=keeps)
+
+
+def _check_key(options: PutOptions) -> str | None:
+    key, run = options.key, options.run
+    if key is None:
+        for name in ("unique_for", "if_exists"):
+            if getattr(run, name) is not None:
+                raise UsageError(f"{name}= needs key=")
+        return None
+    try:
+        return check_key(key)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"key={key!r:.80} cannot be: it is text of 1 to {MAX_KEY} bytes, without"
+            " a NUL"
+        ) from None
+
+
+def _exact(due_us: int) -> str:
+    """Return a moment as ``at``, with all its digits, which a number may not hold."""
+    moment = _EPOCH + timedelta(microseconds=due_us)
+    return moment.isoformat(timespec="microseconds")
 
 
 def _due(at: At, now_us: int) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .arguments import Arguments
 from .errors import UsageError
+from .limits import Limits
 from .options import NO_OPTIONS, RunOptions
 from .retry import RetryOptions
 from .schedule import Schedule
@@ -31,6 +32,7 @@ class Entry:
         pause: Seconds between two runs of a function that runs for ever.
         schedule: When the daemon puts it by itself; None for never.
         overlap: A slot's task is put although the last one has not finished.
+        is_async: It is an ``async def`` function.
     """
 
     name: str
@@ -42,10 +44,11 @@ class Entry:
     priority: int | None = None
     run: RunOptions = NO_OPTIONS
     key: str | None = None
-    limits: "Limits | None" = None
+    limits: Limits | None = None
     pause: float = 0.0
     schedule: Schedule | None = None
     overlap: bool = False
+    is_async: bool = False
 
     def check_run(self, run: RunOptions) -> None:
         """Check options against what the function is.
@@ -57,22 +60,6 @@ class Entry:
             raise UsageError(
                 f"{self.name}: then= cannot be, since it runs for ever and never ends"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How many runs of a function there may be at a time, and how often.
-
-    Attributes:
-        concurrency: So many at a time, for each key if there is one.
-        concurrency_key: Text with ``{argument}`` for the arguments.
-        rate: So many in a period: ``10/m``; the periods are s, m, h and d.
-    """
-
-    concurrency: int | None = None
-    concurrency_key: str | None = None
-    rate: str | None = None
-    rate_key: str | None = None
 
 
 class Registry:

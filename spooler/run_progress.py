@@ -13,7 +13,6 @@ import msgspec
 from .clock import CLOCK, Clock
 from .current import current_task
 from .errors import UsageError
-from .moments import show
 from .spooldir import SpoolDir, runlogs
 from .task import iso
 
@@ -53,8 +52,8 @@ def progress(
     """Say how far the running task is, for ``spool status`` and ``spool watch``.
 
     May be called as often as is convenient: it writes a small file ten times a second
-    at most; the first time, and when ``done`` equals ``total``, always. A full disk does
-    not make it fail.
+    at most; the first time, and when ``done`` equals ``total``, always. A full disk
+    does not make it fail.
 
     Args:
         done: So much is done; 0 or more.
@@ -68,7 +67,7 @@ def progress(
     done = _number("done", done)
     total = None if total is None else _number("total", total)
     if not isinstance(message, str):
-        raise UsageError(f"message={show(message)} cannot be: it takes text")
+        raise UsageError(f"message={message!r:.80} cannot be: it takes text")
     now = clock.monotonic()
     said = RUNS.get(task.id)
     if said is None:
@@ -95,10 +94,11 @@ def progress(
 
 def _number(name: str, value: object) -> int | float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise UsageError(f"{name}={show(value)} cannot be: it takes a number")
-    if not 0 <= value <= 1e18:  # nor nan
-        raise UsageError(f"{name}={show(value)} cannot be: it takes 0 to 1e18")
-    return int(value) if isinstance(value, Integral) else float(value)
+        raise UsageError(f"{name}={value!r:.80} cannot be: it takes a number")
+    number = int(value) if isinstance(value, Integral) else float(value)
+    if not 0 <= number <= 1e18:  # nor nan
+        raise UsageError(f"{name}={value!r:.80} cannot be: it takes 0 to 1e18")
+    return number
 
 
 def forget_progress(task_id: str) -> None:

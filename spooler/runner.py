@@ -7,10 +7,10 @@ import asyncio
 import inspect
 import math
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from .arguments import BodyKind
 from .clock import CLOCK
@@ -60,13 +60,23 @@ def _deadline_us(limit: float | None) -> int | None:
     return CLOCK.now_us() + int(limit * 1e6)
 
 
+Guard = AbstractContextManager[object]
+"""Around a function's call: interrupts it when its time is over."""
+
+Wait = Callable[[Coroutine[Any, Any, object]], object]
+"""Runs a coroutine and waits for it."""
+
+_NOTHING: Final[Guard] = nullcontext()
+
+
 def run_task(
     entry: Entry,
     claim: Claim,
     task: TaskFile,
-    guard: AbstractContextManager[object] | None = None,
+    guard: Guard | None = None,
     *,
     keep: bool = False,
+    wait: Wait = asyncio.run,
 ) -> Outcome:
     """Call a task's function with its arguments; return how it ended.
 
@@ -74,34 +84,78 @@ def run_task(
     the classes of its arguments and for what it returns too.
 
     Args:
-        guard: Interrupts the function with ``SoftTimeout`` when its time is over.
         keep: Have the outcome hold what the function returned.
+        wait: Runs what a function returns that is to be awaited.
     """
     try:
         call = _prepare_or_say_why_not(entry, claim, task)
         if isinstance(call, Outcome):
             return call
-        if guard is None:
-            return _judge(entry, _finish(call()), keep=keep)
-        with guard:
-            result = _finish(call())
+        if guard is None and call.body is None:
+            return _judge(entry, _finish(call.function(), wait), keep=keep)
+        with guard or _NOTHING, call.body or _NOTHING:
+            result = _finish(call.function(), wait)
         return _judge(entry, result, keep=keep)
-    except SoftTimeout as error:
-        return Outcome(Verdict.RETRY, _line(error), "timeout", traceback.format_exc())
-    except Fail as error:
-        return Outcome(Verdict.FAIL, _line(error), "fail", traceback.format_exc())
-    except Retry as error:
-        text = traceback.format_exc()
-        after = _seconds(error.after)
-        return Outcome(Verdict.RETRY, _line(error), "exception", text, after)
     except BaseException as error:  # noqa: BLE001 (SystemExit too: the worker goes on)
-        text = traceback.format_exc()
-        return Outcome(Verdict.RETRY, _line(error), "exception", text)
+        return _failure(error)
+
+
+async def run_coroutine(
+    entry: Entry,
+    claim: Claim,
+    task: TaskFile,
+    guard: Guard,
+    *,
+    keep: bool = False,
+) -> Outcome:
+    """Await a task's coroutine function; return how it ended, as ``run_task`` does.
+
+    The caller's cancellation ends it too, and is an outcome like any other.
+    """
+    try:
+        call = _prepare_or_say_why_not(entry, claim, task)
+        if isinstance(call, Outcome):
+            return call
+        with guard, call.body or _NOTHING:
+            result = call.function()
+            if inspect.isawaitable(result):
+                result = await result
+        return _judge(entry, result, keep=keep)
+    except BaseException as error:  # noqa: BLE001 (see run_task)
+        return _failure(error)
+
+
+def _failure(error: BaseException) -> Outcome:
+    """Return what an exception means that has left a function.
+
+    Call it where the exception is handled.
+    """
+    text = traceback.format_exc()
+    match error:
+        case SoftTimeout():
+            return Outcome(Verdict.RETRY, _line(error), "timeout", text)
+        case Fail():
+            return Outcome(Verdict.FAIL, _line(error), "fail", text)
+        case Retry():
+            after = _seconds(error.after)
+            return Outcome(Verdict.RETRY, _line(error), "exception", text, after)
+    return Outcome(Verdict.RETRY, _line(error), "exception", text)
+
+
+class _Call(NamedTuple):
+    """A function with its arguments.
+
+    Attributes:
+        body: The open body, to be closed after the call.
+    """
+
+    function: Callable[[], object]
+    body: BinaryIO | None = None
 
 
 def _prepare_or_say_why_not(
     entry: Entry, claim: Claim, task: TaskFile
-) -> Callable[[], object] | Outcome:
+) -> _Call | Outcome:
     try:
         return _prepare(entry, claim, task)
     except ArgumentsError as error:
@@ -111,7 +165,7 @@ def _prepare_or_say_why_not(
         return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
 
 
-def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> Callable[[], object]:
+def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> _Call:
     arguments = entry.arguments
     values: dict[str, Any] = arguments.decode(task.header.args)
     if arguments.wants_dict:
@@ -119,29 +173,22 @@ def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> Callable[[], object]
         body = task.body()
         if body:
             values["body"] = body
-        return lambda: entry.function(values)
-    if arguments.body is BodyKind.NONE:
-        return lambda: arguments.call(entry.function, values)
-    has_body = task.header.body is not None or task.size > task.header.body_offset
-    if not has_body and arguments.body_is_optional:
-        return lambda: arguments.call(entry.function, values)
-    if arguments.body is BodyKind.BYTES:
-        values["body"] = task.body()
-        return lambda: arguments.call(entry.function, values)
-    return lambda: _call_with_file(entry, values, task)
+        return _Call(lambda: entry.function(values))
+    file = None
+    if arguments.body is not BodyKind.NONE:
+        has_body = task.header.body is not None or task.size > task.header.body_offset
+        if has_body or not arguments.body_is_optional:
+            if arguments.body is BodyKind.BYTES:
+                values["body"] = task.body()
+            else:
+                values["body"] = file = task.open_body()
+    return _Call(lambda: arguments.call(entry.function, values), file)
 
 
-def _call_with_file(entry: Entry, values: dict[str, Any], task: TaskFile) -> object:
-    with task.open_body() as body:
-        values["body"] = body
-        # The file must stay open for a coroutine.
-        return _finish(entry.arguments.call(entry.function, values))
-
-
-def _finish(result: object) -> object:
+def _finish(result: object, wait: Wait) -> object:
     """Run what a function left to be run."""
     if inspect.iscoroutine(result):
-        return asyncio.run(result)
+        return wait(result)
     if inspect.isgenerator(result) or inspect.isasyncgen(result):
         raise TypeError("the function is a generator: calling it does not run it")
     return result

@@ -1,14 +1,23 @@
-"""Interrupt a function after so many seconds: soft time limits.
+"""Interrupt a function: soft time limits, and runs that somebody wants killed.
 
 In the main thread by SIGALRM, so that a sleeping or waiting call is interrupted too.
+In another thread by an exception that Python raises there at the next bytecode: a call
+that sleeps or waits is not interrupted before it returns.
 """
 
+import ctypes
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock, get_ident
 from types import FrameType
+from typing import Any, Final, Self
 
 from .errors import SoftTimeout
+
+
+class Killed(BaseException):
+    """Raised inside a function in a thread whose run somebody wants killed."""
 
 
 @contextmanager
@@ -28,3 +37,44 @@ def soft_limit(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+_raise_in: Final[Callable[..., int]] = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+
+class Interruptible:
+    """A block that another thread may interrupt: once, and never after its end."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._thread: int | None = None
+        self._sent = False
+
+    def __enter__(self) -> Self:
+        self._thread = get_ident()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Python looks for exceptions from outside at calls and jumps: so none can come
+        # between taking the lock and the next line.
+        with self._lock:
+            thread, self._thread = self._thread, None
+            if self._sent and thread is not None:
+                _raise_in(ctypes.c_ulong(thread), None)  # if it did not come in time
+
+    def interrupt(self, error: type[BaseException]) -> None:
+        """Raise an exception in the block, if it is still running."""
+        with self._lock:
+            if self._thread is not None and not self._sent:
+                self._sent = True
+                _raise_in(ctypes.c_ulong(self._thread), ctypes.py_object(error))
+
+
+def timed_out(seconds: float) -> type[SoftTimeout]:
+    """Return ``SoftTimeout`` as a class that is raised without arguments."""
+
+    def init(self: SoftTimeout) -> None:
+        SoftTimeout.__init__(self, seconds)
+
+    names: dict[str, Any] = {"__init__": init, "__module__": SoftTimeout.__module__}
+    return type(SoftTimeout.__name__, (SoftTimeout,), names)

@@ -7,24 +7,32 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
 
+import msgspec
+
 from .clock import CLOCK, Clock
 from .errors import NotFoundError
 from .spooldir import SpoolDir
+from .spooldir.pauses import read as read_pauses
 from .spooldir.recovery import is_alive, processes
 from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
 from .spooldir.reports import read_json
+from .spooldir.runlogs import progress_of
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
 
 # Cheaper than Name.parse: there may be 100,000 of them.
 _NATIVE: Final = re.compile(r"\d{16}\.\d+\.\d+\.[0-9a-f]{16}\.", re.ASCII)
 
 
-class Held(TypedDict):
-    """A task that a worker runs; ``since`` is when it was claimed."""
+class Run(TypedDict):
+    """A task that a worker runs; ``since`` is when it was claimed.
+
+    ``progress`` is what it says of how far it is: ``runlogs.Progress``.
+    """
 
     id: str
     task: str
     since: str
+    progress: dict[str, object] | None
 
 
 class Failure(TypedDict):
@@ -37,6 +45,16 @@ class Failure(TypedDict):
     error: str
 
 
+class PauseFacts(TypedDict):
+    """What is paused: everything, if neither a priority nor a task is named."""
+
+    what: str
+    priority: int | None
+    task: str | None
+    until: str | None
+    problem: str | None
+
+
 class PriorityFacts(TypedDict):
     """One priority, counted; moments as ISO 8601."""
 
@@ -46,6 +64,7 @@ class PriorityFacts(TypedDict):
     later: int
     next: str | None
     running: int
+    held: int
     failed: int
 
 
@@ -60,11 +79,13 @@ class Overview(TypedDict):
     waiting: int
     later: int
     running: int
+    held: int
     failed: int
     corrupt: int
     dropped: int
     lost: int
     unreadable: int
+    paused: list[PauseFacts]
     priorities: list[PriorityFacts]
     daemons: list[dict[str, object]]
     workers: list[dict[str, object]]
@@ -83,6 +104,7 @@ class PriorityCount:
     waiting: int = 0
     later: int = 0
     running: int = 0
+    held: int = 0
     failed: int = 0
     oldest_us: int | None = None
     next_us: int | None = None
@@ -102,6 +124,7 @@ class Counts:
     waiting: int = 0
     later: int = 0
     running: int = 0
+    held: int = 0
     failed: int = 0
     corrupt: int = 0
     dropped: int = 0
@@ -122,15 +145,16 @@ def count(spool: SpoolDir, clock: Clock = CLOCK) -> Counts:
     now_us = clock.now_us()
     for number in spool.priorities():
         _count_priority(spool, number, counts, now_us)
-    for found in ls(spool, State.RUNNING, State.FAILED):
+    for found in ls(spool, State.RUNNING, State.HELD, State.FAILED):
         if found.name is not None:
             each = counts.priorities.setdefault(found.name.priority, PriorityCount())
-            if found.state is State.RUNNING:
-                each.running += 1
-                counts.running += 1
-            else:
-                each.failed += 1
-                counts.failed += 1
+            each.running += found.state is State.RUNNING
+            each.held += found.state is State.HELD
+            each.failed += found.state is State.FAILED
+    every = counts.priorities.values()
+    counts.running = sum(each.running for each in every)
+    counts.held = sum(each.held for each in every)
+    counts.failed = sum(each.failed for each in every)
     counts.dropped += dropped(spool, ".")
     counts.corrupt = sum(1 for _ in ls(spool, State.CORRUPT))
     return counts
@@ -241,11 +265,13 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
         "waiting": counts.waiting,
         "later": counts.later,
         "running": counts.running,
+        "held": counts.held,
         "failed": counts.failed,
         "corrupt": counts.corrupt,
         "dropped": counts.dropped,
         "lost": sum(map(len, held.values())),
         "unreadable": counts.unreadable,
+        "paused": _paused(spool, clock),
         "priorities": [
             {
                 "priority": number,
@@ -254,10 +280,11 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
                 "later": each.later,
                 "next": None if each.next_us is None else iso(each.next_us),
                 "running": each.running,
+                "held": each.held,
                 "failed": each.failed,
             }
             for number, each in sorted(counts.priorities.items())
-            if each.waiting or each.later or each.running or each.failed
+            if each.waiting or each.later or each.running or each.held or each.failed
         ],
         "daemons": daemons,
         "workers": workers,
@@ -266,18 +293,39 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
     }
 
 
-def _held(spool: SpoolDir) -> dict[str, list[Held]]:
-    held: dict[str, list[Held]] = {}
+def _held(spool: SpoolDir) -> dict[str, list[Run]]:
+    held: dict[str, list[Run]] = {}
     for found in ls(spool, State.RUNNING):
         if found.name is None:
             continue
         with suppress(NotFoundError):  # it has just ended
             since_us = stat(spool, found).st_ctime_ns // 1000
             worker = found.path.split("/")[1]
+            said = progress_of(spool, found.name)
             held.setdefault(worker, []).append(
-                {"id": found.id, "task": found.name.task, "since": iso(since_us)}
+                {
+                    "id": found.id,
+                    "task": found.name.task,
+                    "since": iso(since_us),
+                    "progress": None if said is None else msgspec.to_builtins(said),
+                }
             )
     return held
+
+
+def _paused(spool: SpoolDir, clock: Clock) -> list[PauseFacts]:
+    now_us = clock.now_us()
+    return [
+        {
+            "what": each.what,
+            "priority": each.priority,
+            "task": each.task,
+            "until": None if each.until_us is None else iso(each.until_us),
+            "problem": each.problem,
+        }
+        for each in read_pauses(spool)
+        if not each.is_over(now_us)
+    ]
 
 
 def _failure(found: Found, report: Mapping[str, object]) -> Failure:

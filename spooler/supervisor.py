@@ -8,12 +8,14 @@ out is a hint, so that it may happen twice; the worker's claim decides.
 import logging
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from .backlog import Backlog
 from .channel import WorkerSettings
 from .clock import CLOCK, Clock
+from .config import AsyncBackend, KeepLog
 from .dead import BESIDE, STOPPED, Dead, Fate
 from .forker import Forker
 from .killing import Killing
@@ -22,6 +24,7 @@ from .parking import Parking
 from .retry import RetryPolicy
 from .spooldir import SpoolDir
 from .spooldir.recovery import process_name
+from .spooldir.runlogs import trim
 from .task import Outcome, Verdict
 from .watched import WINDOW_MAX, WatchedWorker
 
@@ -48,16 +51,21 @@ class SupervisorSettings:
     """How one spool is served.
 
     Attributes:
-        concurrency: How many tasks a worker runs at a time.
+        threads: How many plain functions a worker runs at a time.
+        async_concurrency: How many async ones, if there are any.
     """
 
     workers: int = 1
     owners: frozenset[int] = frozenset()
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     max_tasks: int = 0
+    max_rss: int = 0
     soft_timeout: float | None = None
+    keep_log: KeepLog = "failed"
+    threads: int = 1
+    async_concurrency: int = 100
+    async_backend: AsyncBackend = "asyncio"
     hard_timeout: float | None = None
-    concurrency: int = 1
 
 
 class Supervisor:
@@ -90,11 +98,13 @@ class Supervisor:
             spool,
             backlog,
             settings.retry,
+            settings.owners,
             lambda: (daemon, *self._workers),
             clock,
         )
         self._killing = Killing(spool, self._workers, clock)
         self._parking = Parking(backlog.give_back, clock)
+        self._concurrency = 1
         self._feed_again = False
         self._draining = False
         self._spawn_at = 0.0
@@ -105,7 +115,13 @@ class Supervisor:
     def use(self, forker: Forker) -> None:
         """Fork workers from here from now on; let those of others finish."""
         known = forker.known or ()
-        self._dead.use({each.name: each.retry for each in known})
+        self._dead.use(
+            {each.name: each.retry for each in known},
+            {each.name: each.on_failure for each in known if each.on_failure},
+        )
+        self._concurrency = self._settings.threads
+        if any(each.is_async for each in known):
+            self._concurrency += self._settings.async_concurrency
         self._parking.use({each.name: each.limits for each in known if each.limits})
         for worker in self._workers.values():
             if worker.forker is not forker:
@@ -139,12 +155,16 @@ class Supervisor:
             owners=sorted(self._settings.owners),
             retry=self._settings.retry,
             max_tasks=self._settings.max_tasks,
+            max_rss=self._settings.max_rss,
             soft_timeout=self._settings.soft_timeout,
+            keep_log=self._settings.keep_log,
+            threads=self._settings.threads,
+            async_concurrency=self._settings.async_concurrency,
+            async_backend=self._settings.async_backend,
             hard_timeout=self._settings.hard_timeout,
         )
         child, connection = forker.fork(settings, lambda code: self._ended(name, code))
-        concurrency = self._settings.concurrency
-        worker = WatchedWorker(name, child, connection, forker, concurrency)
+        worker = WatchedWorker(name, child, connection, forker, self._concurrency)
         self._workers[name] = worker
         self._add_reader(connection.fileno(), lambda: self._heard(worker))
         log.debug("start worker=%s spool=%s", name, self._spool.path)
@@ -187,6 +207,13 @@ class Supervisor:
                 worker.forget(path)
                 self._parking.park(limit, path, None if after == "-" else float(after))
                 return 1
+            case "!run":
+                worker.runs(rest)
+            case "!back":
+                worker.forget(rest)
+                self._backlog.give_back(rest)
+            case "!leave":
+                worker.drain()
         return 0
 
     def _stop_listening(self, worker: WatchedWorker) -> None:
@@ -222,13 +249,15 @@ class Supervisor:
             self._spawn_at = now + self._spawn_pause
             self._spawn_pause = min(RESPAWN_MAX, self._spawn_pause * 2 or 0.05)
         self._dead.add(name, fate)
+        with suppress(OSError):  # it is looked at again, unless this was the last one
+            self._killing.look(self._dead.fates)
 
     def _fate(self, worker: WatchedWorker, code: int) -> Fate:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         outcome = Outcome(Verdict.FAIL, f"its worker died: {how}", "crash")
         if self._draining:
             outcome = STOPPED
-        elif worker.culprits:
+        elif worker.frozen:
             outcome = BESIDE
         culprits = {path.split(".", 4)[3]: o for path, o in worker.culprits.items()}
         return Fate(outcome, culprits)
@@ -255,12 +284,15 @@ class Supervisor:
         self._parking.look()
         hungry = [w for w in self._workers.values() if w.room > 0]
         hungry.sort(key=lambda worker: len(worker.in_flight))
-        for worker in hungry:
-            paths = self._take(worker.room)
+        while hungry:
+            worker = hungry.pop(0)
+            paths = self._take(min(worker.room, worker.helping))
             if not paths:
-                self._share(hungry)
+                self._share([worker, *hungry])
                 return
             worker.offer(paths)
+            if worker.room > 0:  # after the others, so that all get some
+                hungry.append(worker)
             if worker.batch is not None:
                 for each in self._workers.values():
                     each.ask_anew(self._clock.monotonic())
@@ -312,7 +344,7 @@ class Supervisor:
             return
         # What a slow worker has not begun goes to them.
         late.stalled = True
-        paths = list(late.in_flight)
+        paths = [path for path in late.in_flight if path not in late.running]
         for index, other in enumerate(idle):
             part = paths[index :: len(idle)]
             if part:
@@ -332,6 +364,13 @@ class Supervisor:
         """
         self._killing.enforce()
         self._killing.look(self._dead.fates)
+
+    def trim_logs(self) -> None:
+        """Drop what running tasks have printed, but for the end, if it is too much."""
+        for worker in self._workers.values():
+            if worker.in_flight and self._settings.keep_log != "never":
+                with suppress(OSError):  # a full disk, say: once more in a second
+                    trim(self._spool, worker.name)
 
     def next_moment(self) -> float | None:
         """Seconds until ``enforce``, ``feed`` or ``spawn`` has something to do."""

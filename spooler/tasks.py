@@ -7,15 +7,21 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
+import msgspec
+
 from .arguments import BodyKind
 from .errors import ArgumentsError, UsageError
+from .filling import fill
+from .handle import Handle
+from .lines import frame
+from .many import Batch, put_rows
 from .moments import Duration
 from .options import Follower, IfExists, over, run_options
-from .putting import At, Call, Durability, Handle, PutOptions, at_for_file
+from .putting import At, Call, Durability, PutOptions, at_for_file
 from .registry import Entry
 from .spooldir.body import Body
 from .task import check_task_name
@@ -25,7 +31,9 @@ R = TypeVar("R")
 
 _MAGIC: Final = ("at", "priority", "body", "spooler")
 _PLAIN_OPTIONS: Final = frozenset(
-    field.name for field in dataclasses.fields(PutOptions) if field.name != "run"
+    field.name
+    for field in dataclasses.fields(PutOptions)
+    if field.name not in ("run", "keeps")
 )
 
 
@@ -154,6 +162,52 @@ class Task(Generic[P, R]):
         """
         return self._call(self._options, args, kwargs)
 
+    def map(
+        self,
+        rows: Iterable[object],
+        *,
+        at: At | None = None,
+        priority: int | None = None,
+        durability: Durability | None = None,
+        id: str | None = None,
+    ) -> Batch:
+        """Put the task with each of many arguments, in one file: all or nothing.
+
+        Args:
+            rows: For each task a dict of its arguments (and ``at`` and ``body``, as
+                for ``spool``), a tuple of its positional ones, or the only argument.
+            at: When all are due.
+            priority: Of all of them.
+            durability: Of all of them.
+            id: The batch's, 16 hex digits.
+
+        Returns:
+            The batch: a sequence of handles. Without rows nothing is put.
+
+        Raises:
+            ArgumentsError: A row does not fit the function; it is named by its number.
+            UsageError: Something else that was given cannot be.
+            SpoolUncertain: The last sync failed: they may run.
+            OSError: From the file system; there is no task then.
+        """
+        given = {"at": at, "priority": priority, "durability": durability, "id": id}
+        return self._map(overlay(self._options, **given), rows)
+
+    def _map(self, options: PutOptions, rows: Iterable[object]) -> Batch:
+        if options.key is not None or self._entry.key is not None:
+            problem = "a task in a batch cannot have a key: put it by itself"
+            raise UsageError(f"{self.name}: {problem}")
+        self._entry.check_run(options.run)
+        arguments = self._entry.arguments
+        form = None
+        if options.body is None and arguments.body_is_optional:
+            form = frame(self.name, options.traceparent, options.run)
+        call = functools.partial(
+            self._call, replace(options, at=None, priority=None, id=None)
+        )
+        magic = frozenset(self._magic)
+        return put_rows(self.name, rows, form, arguments.encode, call, magic, options)
+
     def _call(
         self, options: PutOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call:
@@ -169,7 +223,27 @@ class Task(Generic[P, R]):
         if options.body is None and not arguments.body_is_optional:
             problem = "missing argument 'body', by name"
             raise ArgumentsError(self.name, arguments.signature, problem)
-        return Call(self.name, arguments.encode(args, kwargs), options)
+        raw = arguments.encode(args, kwargs)
+        if options.key is not None or self._entry.key is not None:
+            options = self._with_key(options, raw)
+        return Call(self.name, raw, options)
+
+    def _with_key(self, options: PutOptions, raw: bytes) -> PutOptions:
+        """Return options with the key, and with all that the file says of it."""
+        key, run, own = options.key, options.run, self._entry.run
+        if key is None and self._entry.key is not None:
+            parameters = inspect.signature(self._function).parameters.values()
+            values = {p.name: p.default for p in parameters if p.default is not p.empty}
+            values.pop("body", None)
+            values |= self._entry.arguments.decode(raw)
+            key = fill("key", self._entry.key, values)
+        if own.if_exists is not None or own.unique_for is not None:
+            run = msgspec.structs.replace(
+                run,
+                if_exists=run.if_exists or own.if_exists,
+                unique_for=run.unique_for or own.unique_for,
+            )
+        return replace(options, key=key, run=run)
 
 
 class Using(Generic[P]):
@@ -186,6 +260,10 @@ class Using(Generic[P]):
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the task with these arguments, as ``Task.call`` does."""
         return self._task._call(self._options, args, kwargs)
+
+    def map(self, rows: Iterable[object]) -> Batch:
+        """Put the task with each of many arguments, as ``Task.map`` does."""
+        return self._task._map(self._options, rows)
 
 
 Followers = Call | Task[..., Any] | str | Sequence[Call | Task[..., Any] | str]

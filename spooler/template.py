@@ -8,9 +8,9 @@ The standard library's forkserver is not used: it hides errors of the imported
 modules, cannot be replaced for a reload, and does not report how a worker died.
 
 Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
-socket attached, and ``{"kill": pid, "signal": n}``. From it: ``{"ready": {...}}`` or
-``{"error": text}``, ``{"forked": pid}`` (null if that failed) and
-``{"exit": pid, "status": n}``.
+socket attached, ``{"freeze": pid}`` and ``{"kill": pid}``. From it:
+``{"ready": [...], "files": {...}}`` or ``{"error": text}``, ``{"forked": pid}`` (null if
+that failed) and ``{"exit": pid, "status": n}``.
 """
 
 import contextlib
@@ -40,6 +40,7 @@ from .registry import REGISTRY, Entry
 from .retry import RetryOptions
 from .schedule import CronLine, Interval
 from .slots import check
+from .sources import source_files
 
 _PR_SET_PDEATHSIG: Final = 1
 _prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
@@ -48,7 +49,12 @@ log = logging.getLogger(__name__)
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What a daemon must know of a registered function, without its code."""
+    """What a daemon must know of a registered function, without its code.
+
+    Attributes:
+        limits: The hashes of those limits that are the same for all its tasks.
+        is_async: It is an ``async def`` function.
+    """
 
     name: str
     retry: RetryOptions
@@ -58,6 +64,8 @@ class Known(msgspec.Struct, frozen=True):
     cron: CronLine | None
     overlap: bool
     on_failure: tuple[Follower, ...] | None = None
+    limits: tuple[str, ...] = ()
+    is_async: bool = False
 
 
 def known_of(entry: Entry) -> Known:
@@ -72,16 +80,23 @@ def known_of(entry: Entry) -> Known:
         schedule if isinstance(schedule, CronLine) else None,
         entry.overlap,
         entry.run.on_failure,
+        entry.limits.shared(entry.name) if entry.limits is not None else (),
+        entry.is_async,
     )
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What the template is told first."""
+    """What the template is told first.
+
+    Attributes:
+        reload: The daemon wants to know of the files that were imported.
+    """
 
     modules: list[str]
     parent: int
     log_level: str = "info"
     log_json: bool = False
+    reload: bool = False
 
 
 def load(modules: list[str]) -> None:
@@ -190,6 +205,10 @@ class Template:
         logs.configure(start.log_level, json=start.log_json)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # to be read now, not at exit
+        if start.reload:
+            # Python takes compiled code for fresh by whole seconds and the size: a
+            # second change in the same second would not be seen.
+            sys.dont_write_bytecode = True
         try:
             load(start.modules)
         except UsageError as error:
@@ -197,12 +216,15 @@ class Template:
             self._tell({"error": str(error)})
             sys.exit(EXIT_FAILED)
         self._warn_of_threads()
+        if any(entry.is_async for entry in REGISTRY):
+            importlib.import_module("spooler.concurrent")  # once, for all workers
         gc.collect()
         gc.freeze()
         signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, _nothing)
         known = [known_of(entry) for entry in REGISTRY]
-        self._tell({"ready": msgspec.to_builtins(known)})
+        files = source_files(start.modules) if start.reload else {}
+        self._tell({"ready": msgspec.to_builtins(known), "files": files})
         # From here on the end of its socket tells that the daemon has died, so that
         # what the tasks have started can be killed too.
         _prctl(_PR_SET_PDEATHSIG, 0)
@@ -244,8 +266,11 @@ class Template:
         if "fork" in message:
             settings = msgspec.convert(message["fork"], WorkerSettings)
             self._fork(settings, self._fds.pop(0))
-        elif message["kill"] in self._children:
-            self._kill(message["kill"], message["signal"])
+        elif message.get("freeze") in self._children:
+            os.kill(message["freeze"], signal.SIGSTOP)
+            self._kill(message["freeze"], signal.SIGTERM)
+        elif message.get("kill") in self._children:
+            self._kill(message["kill"])
 
     def _kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process and the group it leads, if it leads one."""

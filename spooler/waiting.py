@@ -11,19 +11,19 @@ other one awaits.
 
 from collections.abc import Callable, Generator
 from contextlib import suppress
-from functools import partial
-from threading import Event
+from functools import lru_cache, partial
+from threading import BoundedSemaphore, Event
 from typing import Any, Final
 
 import msgspec
 
 from .clock import CLOCK
-from .errors import ResultError, ResultGoneError, TaskFailed
-from .handle import Handle, spool_dir
+from .errors import NotFoundError, ResultError, ResultGoneError, TaskFailed
 from .spooldir import SpoolDir, reports, results
 from .spooldir.results import Record
 from .spooldir.tracking import (
     Track,
+    Wanted,
     guess,
     locate,
     locate_batch,
@@ -31,14 +31,14 @@ from .spooldir.tracking import (
     track,
     track_anywhere,
 )
-from .task import State
-from .wakeup import Watchpost, is_remote
+from .task import Name, State
+from .wakeup import Watchpost, file_system, is_remote
 
 POLL: Final = 0.5
 """Seconds between two looks where there is no inotify."""
 
-INSTANCES_MAX: Final = 64
-"""Waits of one process that use inotify at a time: a user has 128 instances."""
+INSTANCES: Final = BoundedSemaphore(64)
+"""Waits of one process that use inotify at a time: most users have 128 instances."""
 
 _FINAL: Final = (State.FAILED, State.CORRUPT)
 
@@ -57,20 +57,22 @@ class End(msgspec.Struct, frozen=True):
 
 
 Look = Callable[[], Any]
-"""Something that may take long; its value is sent into the generator."""
+"""Something that may take long; what it returns is sent into the generator."""
 
 Steps = Generator[Look | Watchpost | None, Any, End]
+"""Yields what to wait for, None for a moment; returns how the task has ended."""
 
 
 class _Wait:
     """One wait for one task."""
 
-    def __init__(self, handle: Handle) -> None:
-        self._handle = handle
-        self._spool = spool_dir(handle.spool)
-        self._guesses = [] if handle._name is None else [guess(handle._name)]
+    def __init__(self, spool: SpoolDir, wanted: Wanted) -> None:
+        self._spool = spool
+        self._wanted = wanted
+        self._guesses = [] if wanted.name is None else [guess(wanted.name)]
+        self._is_remote = _is_remote(spool.path)
         self._post: Watchpost | None = None
-        self._seen = ""
+        self._last = End(None)  # what is known once the file is nowhere
 
     def steps(self) -> Steps:
         """Yield what to wait for, until the task has ended.
@@ -78,10 +80,9 @@ class _Wait:
         Raises:
             OSError: From the file system.
         """
-        global _instances
         try:
-            if self._handle._batch is not None:
-                end = yield from self._batch()
+            if self._wanted.batch is not None:
+                end = yield from self._batch(self._wanted.batch)
                 if end is not None:
                     return end
             while True:
@@ -89,137 +90,131 @@ class _Wait:
                 if isinstance(found, End):
                     return found
                 try:
-                    end = yield from self._follow(found)
+                    end = yield from self._stay_with(found)
                 finally:
                     found.close()
                 if end is not None:
                     return end
         finally:
-            if self._post is not None:
-                _instances -= 1
-                self._post.close()
+            self._leave_post()
 
     def _find(self) -> Generator[Look, Any, Track | End]:
-        """Open the task's file, or say that there is none any more."""
+        """Open the task's file; or return how it has ended."""
         found = track(self._spool, self._guesses)
         if found is not None:
             return found
         record = self._record()
         if record is not None and record.ok:
             return End(None)
-        where = partial(locate, self._spool, self._handle.id)
-        found = yield partial(track_anywhere, self._spool, where)
-        if found is not None:
-            return found
-        if self._seen:
-            return End(None, self._seen, removed=True)
-        return End(None if record is None else State.FAILED)
+        where = partial(locate, self._spool, self._wanted.id)
+        elsewhere: Track | None = yield partial(track_anywhere, self._spool, where)
+        if elsewhere is not None:
+            return elsewhere
+        return self._last if record is None else End(State.FAILED)
 
     def _record(self) -> Record | None:
-        """Return what is kept, if it may be: it saves a look through the spool."""
+        """Return what is kept, if something may be: it saves a look everywhere."""
         with suppress(ResultError):
-            if self._handle._keeps or self._handle._name is None:
-                return results.read(self._spool, self._handle.id)
+            if self._wanted.keeps or self._wanted.name is None:
+                return results.read(self._spool, self._wanted.id)
         return None
 
-    def _follow(
-        self, found: Track
-    ) -> Generator[Watchpost | None, Any, End | None]:
-        """Wait until the file is gone; return None if it must be looked for again."""
+    def _stay_with(self, found: Track) -> Generator[Watchpost | None, Any, End | None]:
+        """Wait until the file is gone; return None if it is to be looked for again."""
         self._watch(lambda post: post.add_file(found.fd))
         while True:
             path, there = found.place()
-            self._seen = path
             if there and (self._post is not None or found.is_at(path)):
                 if state_at(path) in _FINAL:
                     return End(state_at(path), path)
                 yield self._post
-            elif there or state_at(path) is not State.RUNNING:
-                # Moved by another host; or replaced by a new file, or removed.
-                self._guesses = [path]
-                return None
-            else:
+                continue
+            if not self._is_remote and state_at(path) is State.RUNNING:
                 return End(None, path)
-
-    def _watch(self, add: Callable[[Watchpost], None]) -> None:
-        """Have the watchpost watch something; do without one if that fails."""
-        global _instances
-        if is_remote(self._spool.path):
-            return
-        try:
-            if self._post is None and _instances < INSTANCES_MAX:
-                self._post = Watchpost()
-                _instances += 1
-            if self._post is not None:
-                add(self._post)
-        except OSError:
-            if self._post is not None:
-                self._post.close()
-                self._post = None
-                _instances -= 1
+            # Removed, or replaced by a new file; or another host has moved it.
+            self._guesses = [path] if path else []
+            self._last = End(None, path or "?", removed=not self._is_remote)
+            return None
 
     # -- lines of batches -------------------------------------------------------
 
-    def _batch(self) -> Generator[Look | Watchpost | None, Any, End | None]:
-        """Wait until the batch is over, or has been heard of this line.
+    def _batch(
+        self, batch: Name
+    ) -> Generator[Look | Watchpost | None, Any, End | None]:
+        """Wait until the batch is over, or has told of this line.
 
-        Returns None if the line may have a file of its own by now.
+        Returns None if all that may be left is a file of the line's own.
         """
-        batch = self._handle._batch
-        assert batch is not None
         guesses = [guess(batch)]
         while True:
-            end = self._line()
-            if end is not None:
-                return end
             found = track(self._spool, guesses)
-            if found is None:
+            if found is None and not self._line_has_ended():
                 where = partial(locate_batch, self._spool, batch.id)
                 found = yield partial(track_anywhere, self._spool, where)
             if found is None:
                 return None
-            guesses = []
             try:
-                end = yield from self._follow_batch(found)
+                end = yield from self._stay_with_batch(found)
                 if end is not None or not found.has_links():
                     return end
             finally:
                 found.close()
+            guesses = []
 
-    def _follow_batch(
+    def _stay_with_batch(
         self, found: Track
     ) -> Generator[Watchpost | None, Any, End | None]:
         """Wait until the batch's file is gone, or the line has ended."""
         self._watch(lambda post: post.add_file(found.fd))
-        if self._handle._keeps:
-            for folder in ("done", "failed"):
-                path = f"{self._spool.path}/{folder}"
-                self._watch(lambda post, path=path: post.add_folder(path))
-        while True:
-            end = self._line()
-            if end is not None:
-                return end
+        if self._wanted.keeps:
+            self._watch(lambda post: post.add_folder(f"{self._spool.path}/done"))
+        while not self._line_has_ended():
             path, there = found.place()
             if not there or (self._post is None and not found.is_at(path)):
                 return None
             if state_at(path) in _FINAL:
                 return End(state_at(path), path)
             yield self._post
-
-    def _line(self) -> End | None:
-        """Return how the line has ended, if that is known by its id alone."""
-        if not self._handle._keeps:
-            return None
         record = self._record()
-        if record is None:
-            return None
-        return End(None if record.ok else State.FAILED)
+        return End(None if record is None or record.ok else State.FAILED)
+
+    def _line_has_ended(self) -> bool:
+        return self._wanted.keeps and results.has(self._spool, self._wanted.id)
+
+    # -- the watchpost ----------------------------------------------------------
+
+    def _watch(self, add: Callable[[Watchpost], None]) -> None:
+        """Have something watched; do without inotify if that is not possible."""
+        if self._is_remote:
+            return
+        try:
+            if self._post is None and INSTANCES.acquire(blocking=False):
+                try:
+                    self._post = Watchpost()
+                except OSError:
+                    INSTANCES.release()
+                    raise
+            if self._post is not None:
+                add(self._post)
+        except OSError:
+            self._leave_post()
+
+    def _leave_post(self) -> None:
+        post, self._post = self._post, None
+        if post is not None:
+            INSTANCES.release()
+            post.close()
 
 
-_instances = 0
+@lru_cache(maxsize=64)
+def _is_remote(path: str) -> bool:
+    return is_remote(file_system(path))
 
 
-def wait(handle: Handle, timeout: float | None) -> End:
+# -- those who wait ---------------------------------------------------------------
+
+
+def wait(spool: SpoolDir, wanted: Wanted, timeout: float | None) -> End:
     """Wait, and block meanwhile.
 
     Args:
@@ -230,7 +225,7 @@ def wait(handle: Handle, timeout: float | None) -> End:
         OSError: From the file system.
     """
     deadline = None if timeout is None else CLOCK.monotonic() + timeout
-    steps = _Wait(handle).steps()
+    steps = _Wait(spool, wanted).steps()
     answer: object = None
     try:
         while True:
@@ -241,7 +236,7 @@ def wait(handle: Handle, timeout: float | None) -> End:
                 continue
             left = None if deadline is None else deadline - CLOCK.monotonic()
             if left is not None and left <= 0:
-                raise TimeoutError(f"task {handle.id} has not ended in {timeout:g} s")
+                raise TimeoutError(f"task {wanted.id} has not ended in {timeout:g} s")
             if what is not None:
                 what.wait(left)
             else:
@@ -251,3 +246,75 @@ def wait(handle: Handle, timeout: float | None) -> End:
         return end
     finally:
         steps.close()
+
+
+def result(spool: SpoolDir, wanted: Wanted, timeout: float | None) -> Any:
+    """Wait, and block meanwhile; return what the task returned: ``Handle.result``."""
+    return _outcome(spool, wanted, wait(spool, wanted, timeout))
+
+
+async def result_async(spool: SpoolDir, wanted: Wanted) -> Any:
+    """Return what the task returned; await it: ``Handle.__await__``."""
+    import anyio  # noqa: PLC0415 (only those who await need it)
+
+    steps = _Wait(spool, wanted).steps()
+    answer: object = None
+    try:
+        while True:
+            what = steps.send(answer)
+            answer = None
+            if callable(what):
+                answer = await anyio.to_thread.run_sync(what)
+            elif what is None:
+                await anyio.sleep(POLL)
+            else:
+                await anyio.wait_readable(what.fileno())
+                what.read()
+    except StopIteration as stop:
+        return _outcome(spool, wanted, stop.value)
+    finally:
+        steps.close()
+
+
+def _outcome(spool: SpoolDir, wanted: Wanted, end: End) -> Any:
+    """Return the value that is kept of a task that has ended, or raise."""
+    if end.state is not None:
+        raise failure(spool, wanted.id, end)
+    if end.removed:
+        raise ResultGoneError(wanted.id, "it was removed before it had ended")
+    record = results.read(spool, wanted.id)
+    if record is None:
+        if wanted.keeps:
+            raise ResultGoneError(wanted.id, "its result is not kept any more")
+        if not end.path and wanted.name is None and wanted.batch is None:
+            problem = "there is no such task, and no result of one"
+            raise NotFoundError(wanted.id, problem)
+        return None
+    if not record.ok:
+        raise _failed(record)
+    return record.value()
+
+
+def _failed(record: Record) -> TaskFailed:
+    return TaskFailed(
+        record.id, record.error or "", record.reason or "", record.traceback
+    )
+
+
+def failure(spool: SpoolDir, task_id: str, end: End) -> TaskFailed:
+    """Return what was kept of a failure, or else reported."""
+    with suppress(ResultError):
+        record = results.read(spool, task_id)
+        if record is not None and not record.ok and end.state is State.FAILED:
+            return _failed(record)
+    why = reports.read_why(spool, end.path) if end.path else {}
+    reason = str(why.get("reason") or "")
+    if end.state is State.CORRUPT:
+        return TaskFailed(task_id, f"it is corrupt: {reason}", "corrupt", None)
+    traceback = why.get("traceback")
+    return TaskFailed(
+        task_id,
+        str(why.get("error") or ""),
+        reason or "unknown",
+        traceback if isinstance(traceback, str) else None,
+    )

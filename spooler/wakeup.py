@@ -115,8 +115,7 @@ class Watch:
         self._inotify = self._open()
 
     def _open(self) -> _Inotify | None:
-        kind = file_system(self._path)
-        if kind in REMOTE or kind.startswith("fuse."):
+        if is_remote(file_system(self._path)):
             return None
         try:
             return _Inotify()
@@ -236,6 +235,14 @@ class Watchpost:
         """
         self._add(path, MASK)
 
+    def add_growing(self, path: str) -> None:
+        """Watch a file for being written to.
+
+        Raises:
+            OSError: It cannot be watched.
+        """
+        self._add(path, Mask(InotifyConstants.IN_MODIFY))
+
     def _add(self, path: str, mask: Mask) -> None:
         once = CallbackId(next(_IDS))  # one file may be added again
         wd = self._inotify.add_callback(os.fsencode(path), mask, _NOTHING, once)
@@ -333,6 +340,11 @@ class Loop:
     def close(self) -> None:
         """Close the selector."""
         self._selector.close()
+
+
+def is_remote(kind: str) -> bool:
+    """Tell whether other hosts may change files on such a file system unheard."""
+    return kind in REMOTE or kind.startswith("fuse.")
 
 
 def file_system(path: str) -> str:

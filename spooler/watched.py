@@ -1,5 +1,6 @@
 """A worker as its supervisor sees it: what it was handed, how fast it works."""
 
+import math
 import socket
 from collections.abc import Collection
 from typing import Final
@@ -22,6 +23,9 @@ STOPPED: Final = 1.0
 """Seconds after which the only name that a worker was handed goes to an idle one too:
 it may not have begun it, and then somebody has stopped it."""
 
+HELPING: Final = 8
+"""Names that a worker that runs many at a time is handed in one go."""
+
 SHARE_EVERY: Final = 0.050
 """Seconds until a worker is asked to share its batch, and asked again. Each time it is
 twice as long: who does not listen must not be talked to for ever."""
@@ -35,9 +39,13 @@ class WatchedWorker:
 
     Attributes:
         in_flight: Paths that it was handed and has not settled.
+        running: Those of them that it says it has begun; it says so of long runs, if it
+            runs many at a time.
         limits: When each of its runs is over its time limit, by path.
         culprits: Runs for which it is killed, by path, and what becomes of them.
-        killed: Whether it was sent the last signal.
+        term_at: When it is stopped and its group gets TERM; None for never.
+        kill_at: When they get KILL.
+        frozen: Whether the first has been done; nothing holds the second back then.
         begun: By limit, how many runs have begun and not ended.
     """
 
@@ -56,6 +64,8 @@ class WatchedWorker:
         self.channel = Channel(connection)
         self.concurrency = concurrency
         self.in_flight: dict[str, None] = {}
+        self.running: set[str] = set()
+        self.offered = CLOCK.monotonic()
         self.window = 1
         self.stalled = False
         self.draining = False
@@ -65,6 +75,7 @@ class WatchedWorker:
         self.culprits: dict[str, Outcome] = {}
         self.term_at: float | None = None
         self.kill_at: float | None = None
+        self.frozen = False
         self.killed = False
         self.listening = True
         self.begun: dict[str, int] = {}
@@ -73,6 +84,7 @@ class WatchedWorker:
 
     def offer(self, paths: Collection[str]) -> None:
         """Hand over names of waiting tasks."""
+        self.offered = CLOCK.monotonic()
         if not self.in_flight:
             self.heard = CLOCK.monotonic()
             self.least_urgent = 0
@@ -86,6 +98,12 @@ class WatchedWorker:
         self.in_flight.pop(path, None)
         self.limits.pop(path, None)
         self.culprits.pop(path, None)
+        self.running.discard(path)
+
+    def runs(self, path: str) -> None:
+        """Note that a task runs: others need not try it."""
+        if path in self.in_flight:
+            self.running.add(path)
 
     def limit(self, path: str, seconds: float) -> None:
         """Note for how long a run may go on; 0 for as long as it likes."""
@@ -118,8 +136,16 @@ class WatchedWorker:
     @property
     def late_at(self) -> float:
         """When others may have what it was handed."""
-        waits = len(self.in_flight) > self.concurrency
-        return self.heard + (STALLED if waits else STOPPED)
+        waiting = len(self.in_flight) - len(self.running)
+        if self.concurrency == 1:
+            return self.heard + (STALLED if waiting > 1 else STOPPED)
+        since = max(self.heard, self.offered)
+        return since + STALLED if waiting else math.inf
+
+    @property
+    def helping(self) -> int:
+        """How many names it is handed at a time, while others have room too."""
+        return self.window if self.concurrency == 1 else HELPING
 
     @property
     def room(self) -> int:
@@ -139,7 +165,9 @@ class WatchedWorker:
     def batch(self) -> str | None:
         """The path of a batch among what it was handed first."""
         first = next(iter(self.in_flight), "")
-        return first if first.endswith(_BATCH) else None
+        if first.endswith(_BATCH):
+            return first
+        return next((path for path in self.running if path.endswith(_BATCH)), None)
 
     def ask_to_share(self, now: float) -> None:
         """Ask it to cut the batch that it runs, if it was not asked just now."""

@@ -12,9 +12,13 @@ import signal
 import socket
 from typing import Final
 
+from . import hooks
+from .capture import Capture, capture
 from .channel import Channel, WorkerSettings
 from .clock import CLOCK
 from .execution import SETTLE_AGAIN, Execution
+from .recycling import Recycling
+from .registry import REGISTRY
 from .spooldir import SpoolDir
 from .spooldir.claims import Claims
 from .spooldir.recovery import ProcessLock
@@ -32,16 +36,22 @@ class Worker:
     Args:
         channel: The line to the supervisor.
         claims: What it holds; the caller has taken the worker's lock.
+        catching: Catches what tasks print; None if nobody does.
     """
 
     def __init__(
-        self, channel: Channel, claims: Claims, settings: WorkerSettings
+        self,
+        channel: Channel,
+        claims: Claims,
+        settings: WorkerSettings,
+        catching: Capture | None = None,
     ) -> None:
         self._channel = channel
         self._claims = claims
         self._settings = settings
-        self._execution = Execution(claims, settings, channel.send)
+        self._execution = Execution(claims, settings, channel.send, catching)
         self._queue: list[tuple[int, str, str]] = []
+        self._recycling = Recycling(settings.max_tasks, settings.max_rss)
         self._reported = CLOCK.monotonic()
         self._draining = False
         self._poll = select.poll()
@@ -82,12 +92,14 @@ class Worker:
             self._receive(SETTLE_AGAIN)
             execution.settle_refused()
         self._report()
+        if self._recycling.why is not None:
+            text = "recycle worker=%s: after %s"
+            log.info(text, self._settings.name, self._recycling.why)
         if not execution.refused:
             self._claims.close()
 
     def _goes_on(self) -> bool:
-        limit = self._settings.max_tasks
-        recycled = limit > 0 and self._execution.runs >= limit
+        recycled = self._recycling.is_due(self._execution.runs)
         ends = self._draining or self._execution.leaks or recycled
         return self._channel.open and not ends
 
@@ -97,8 +109,11 @@ class Worker:
         if due == 0:
             self._sync()
             due = None
-        refused_for = self._execution.refused_for
-        return due if refused_for is None else refused_for
+        waits = (
+            self._execution.refused_for or due,
+            self._recycling.look_in(self._execution.runs),
+        )
+        return min((wait for wait in waits if wait is not None), default=None)
 
     def _receive(self, patience: float | None) -> None:
         """Take what the supervisor says; wait so many seconds for it."""
@@ -149,5 +164,17 @@ def main(connection: socket.socket, settings: WorkerSettings) -> None:
     # What a task puts without naming a spool goes where the task came from.
     os.environ["SPOOL_DIR"] = spool.path
     claims = Claims(spool, settings.name, settings.owners)
-    Worker(Channel(connection), claims, settings).work()
+    many = settings.threads > 1 or any(entry.is_async for entry in REGISTRY)
+    catching = capture(spool, settings.name, settings.keep_log, many=many)
+    hooks.started()
+    channel = Channel(connection)
+    if many:
+        from .concurrent import ConcurrentWorker  # noqa: PLC0415 (it loads anyio)
+
+        ConcurrentWorker(channel, claims, settings, catching).work()
+    else:
+        Worker(channel, claims, settings, catching).work()
+    hooks.stopped()
+    if catching is not None:
+        catching.close()
     lock.remove()

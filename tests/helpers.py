@@ -109,7 +109,7 @@ def tasks(spool: SpoolDir) -> dict[str, bytes]:
     return {
         path: data
         for path, data in tree(spool).items()
-        if path.partition("/")[0] not in ("logs", "timers", "done")
+        if path.partition("/")[0] not in ("logs", "timers", "done", "keys")
         and not path.endswith((".why", ".tmp"))
         and not any(part.startswith(".") for part in path.split("/"))
     }

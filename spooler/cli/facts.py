@@ -4,9 +4,11 @@ import codecs
 import json
 import os
 
+import msgspec
+
 from ..clock import CLOCK
 from ..errors import CorruptError, NotFoundError
-from ..spooldir import SpoolDir, repair, reports
+from ..spooldir import SpoolDir, repair, reports, runlogs
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
 from ..task import Name, State, iso
@@ -43,7 +45,7 @@ def row(spool: SpoolDir, found: Found, now_us: int) -> dict[str, object]:
     if found.state is State.RUNNING:
         worker = found.path.split("/")[1]
         since = _claimed(spool, found)
-    elif found.state is not State.WAITING:
+    elif found.state in (State.FAILED, State.CORRUPT):
         why = repair.why(spool, found)
         reason = str(why.get("error") or why.get("reason") or "")
     return {
@@ -86,6 +88,8 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         "failed": why.get("failed") or why.get("time"),
         "found": why.get("found"),
         "first": None,
+        "key": None,
+        "progress": _progress(spool, found),
         "args": None,
         "body_size": None,
         "body_text": None,
@@ -104,6 +108,13 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         task.close()
 
 
+def _progress(spool: SpoolDir, found: Found) -> object:
+    if found.state is not State.RUNNING or found.name is None:
+        return None
+    said = runlogs.progress_of(spool, found.name)
+    return None if said is None else msgspec.to_builtins(said)
+
+
 def _content(task: TaskFile) -> dict[str, object]:
     args = task.header.args
     parsed: object = json.loads(args) if isinstance(args, bytes) else args
@@ -111,7 +122,8 @@ def _content(task: TaskFile) -> dict[str, object]:
         preview = body.read(PREVIEW)
         size = body.seek(0, os.SEEK_END)
     text = _text(preview, cut=size > PREVIEW)
-    return {"args": parsed, "body_size": size, "body_text": text}
+    key = task.header.key
+    return {"key": key, "args": parsed, "body_size": size, "body_text": text}
 
 
 def _text(data: bytes, *, cut: bool) -> str | None:

@@ -27,7 +27,7 @@ from . import output
 
 EXIT_INTERRUPTED: Final = 130
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.ETIMEDOUT})
 
 
 class Commands(click.Group):

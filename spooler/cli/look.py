@@ -17,7 +17,7 @@ from . import output
 from .facts import everything, fits, row, state_of
 from .group import Call, dir_and_json
 
-ALL_STATES: Final = ("running", "waiting", "later", "failed", "corrupt")
+ALL_STATES: Final = ("running", "waiting", "later", "held", "failed", "corrupt")
 LIMIT: Final = 50
 """Lines of ``ls``, where nothing else is said."""
 
@@ -48,7 +48,7 @@ def ls(
 ) -> None:
     """List tasks.
 
-    States: running, waiting, later, failed, corrupt; all but corrupt by default.
+    States: running, waiting, later, held, failed, corrupt; all but corrupt by default.
     """
     spool, now_us = call.open(), CLOCK.now_us()
     wanted = tuple(dict.fromkeys(states)) or ALL_STATES[:-1]

@@ -20,6 +20,7 @@ _PLAIN_KEYS: Final = (
     "id",
     "state",
     "task",
+    "key",
     "path",
     "priority",
     "attempt",
@@ -160,6 +161,8 @@ def page(facts: Mapping[str, object], now_us: int) -> list[str]:
         if (value := facts[key]) is not None:
             moment = key in _MOMENTS and isinstance(value, str)
             lines.append(f"{key:<9} {value}{_aside(value, now_us) if moment else ''}")
+    if said := progress_text(facts["progress"]):
+        lines.append(f"progress  {said}")
     if facts["args"] is not None:
         pretty = json.dumps(facts["args"], indent=2, ensure_ascii=False)
         lines += ["args", *_indented(pretty)]
@@ -174,6 +177,25 @@ def page(facts: Mapping[str, object], now_us: int) -> list[str]:
     if facts["traceback"]:
         lines += ["traceback", *_indented(str(facts["traceback"]))]
     return lines
+
+
+def progress_text(said: object) -> str:
+    """Return ``40/120  33%  message``; nothing where nothing was said.
+
+    Args:
+        said: A ``runlogs.Progress`` as JSON has it; None for none.
+    """
+    if not isinstance(said, Mapping):
+        return ""
+    done, total, text = said["done"], said["total"], _number(said["done"])
+    if total is not None:
+        text += f"/{_number(total)}"
+        text += f"  {done / total:.0%}" if total else ""
+    return f"{text}  {said['message']}".rstrip()
+
+
+def _number(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 def _aside(value: object, now_us: int) -> str:

@@ -4,9 +4,10 @@ Words become the JSON of the arguments, numbers with all their digits; the body 
 streamed. The application is not loaded, so only the form of a task is checked.
 """
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, get_args
 
 import click
 import msgspec
@@ -14,13 +15,14 @@ import msgspec
 from ..clock import CLOCK
 from ..errors import UsageError
 from ..moments import parse_at
-from ..options import NO_OPTIONS, RunOptions
+from ..options import NO_OPTIONS, IfExists, RunOptions, over, run_options
 from ..putting import PutOptions, put as put_task
 from ..spooldir.body import Body
 from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, check_task_name, iso
 from ..tasks import followers
 from . import output
 from .group import Call, dir_and_json, stdin
+from .many import put_lines
 
 _ELSEWHERE: Final = {
     "at": "--at",
@@ -35,12 +37,15 @@ Examples:
   spool put resize photo=1.png width:=200
   spool put send_mail to=a@example.org --body letter.txt --at +5m
   mysqldump shop | spool put store name=shop --body - --priority 8
+  spool put rebuild shop=7 --key shop-7 --unique-for 1h
+  spool put --from tasks.jsonl
+  spool put resize --from widths.jsonl --at +1h
   spool put import_rows file=rows.csv --then build_index --on-failure tell_somebody
 """
 
 
 @click.command(epilog=_PUT_EXAMPLES)
-@click.argument("task", metavar="TASK")
+@click.argument("task", metavar="TASK", required=False)
 @click.argument("arguments", nargs=-1, metavar="[NAME=TEXT | NAME:=JSON]...")
 @click.option("--at", metavar="MOMENT", help="When it is due: +5m, 2026-11-20T21:01Z.")
 @click.option(
@@ -50,8 +55,25 @@ Examples:
     show_default=True,
     help="Smaller is more urgent.",
 )
+@click.option(
+    "--from",
+    "source",
+    metavar="FILE",
+    help="Put a task for each line of JSON in it; - is stdin.",
+)
 @click.option("--body", metavar="FILE", help="Its content is the body; - is stdin.")
 @click.option("--id", "task_id", metavar="HEX", help="Choose the id: 16 hex digits.")
+@click.option("--key", metavar="KEY", help="One task with this key at a time.")
+@click.option(
+    "--if-exists",
+    type=click.Choice(get_args(IfExists)),
+    help="If the key is taken: put none, fail, or replace.  [default: skip]",
+)
+@click.option(
+    "--unique-for",
+    metavar="TIME",
+    help="The key is taken for so long, even if the task has ended: 90s, 10m, 1h.",
+)
 @click.option("--fast", is_flag=True, help="Do not sync: a power cut may lose it.")
 @click.option(
     "--then",
@@ -68,21 +90,29 @@ Examples:
 @dir_and_json
 def put(
     call: Call,
-    task: str,
+    task: str | None,
     arguments: Sequence[str],
     at: str | None,
     priority: int,
+    source: str | None,
     body: str | None,
     task_id: str | None,
     fast: bool,
     then: Sequence[str],
     on_failure: Sequence[str],
+    key: str | None,
+    **unique: Any,
 ) -> None:
     """Put a task, and print its id.
 
     No code of yours is loaded: neither the name nor the arguments are checked before
     the task runs. name=text gives text, which the type hints of the function turn into
     numbers, dates or paths when it runs; name:=json gives a value as it is.
+
+    With --key the id is that of the task that has the key, if there is one already.
+
+    With --from each line is a task: {"task": "resize", "args": {"width": 200}}, or only
+    its arguments if TASK is given. They are put in one file, all or none.
     """
     now_us = CLOCK.now_us()
     try:
@@ -95,19 +125,48 @@ def put(
         body=None if body is None else _open_body(body),
         spool=call.path,
         durability="fast" if fast else "safe",
-        id=task_id,
-        run=_run_options(then, on_failure),
+        id=task_id or os.urandom(8).hex(),
+        key=key,
+        run=over(run_options(unique), _run_options(then, on_failure)),
     )
+    due = {"priority": priority, "due": iso(due_us)}
+    if source is not None:
+        _check_alone(arguments, options)
+        batch = put_lines(source, task, options)
+        if batch.count:
+            facts = {"id": batch.id, "count": batch.count, **due, "spool": batch.spool}
+            _tell(call, batch.id, facts)
+        return
+    if task is None:
+        raise click.UsageError("missing argument 'TASK', or --from")
     handle = put_task(check_task_name(task), _arguments(arguments), options)
+    facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
+    if key is not None:
+        facts |= {"key": key, "put": handle.id == options.id}
+    _tell(call, handle.id, facts)
+
+
+def _check_alone(arguments: Sequence[str], options: PutOptions) -> None:
+    """Check that nothing is said beside ``--from`` that is for one task."""
+    given = {
+        "NAME=TEXT": arguments,
+        "--body": options.body,
+        "--key": options.key,
+        "--then and the like": options.run is not NO_OPTIONS,
+    }
+    for name, value in given.items():
+        if value:
+            raise click.UsageError(f"--from cannot be used with {name}")
+
+
+def _tell(call: Call, task_id: str, facts: dict[str, object]) -> None:
     try:
         if call.json:
-            due = {"priority": priority, "due": iso(due_us)}
-            facts = {"id": handle.id, "task": task, **due, "spool": handle.spool}
             output.say_json([facts])
         else:
-            output.say([handle.id])
+            output.say([task_id])
     except OSError as problem:  # it was put all the same: do not have it put again
-        output.error(f"task {handle.id} was put, but that cannot be printed: {problem}")
+        output.error(f"task {task_id} was put, but that cannot be printed: {problem}")
         output.give_up()
 
 

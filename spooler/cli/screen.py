@@ -8,12 +8,13 @@ from typing import Final
 
 from ..moments import parse_at
 from ..status import Overview
-from .output import relative, since, table
+from .output import progress_text, relative, since, span, table
 
 _PRIORITIES_SHOWN: Final = 5
 _DAEMONS_SHOWN: Final = 2
 _WORKERS_SHOWN: Final = 4
 _UNKNOWN_SHOWN: Final = 3
+_PAUSES_SHOWN: Final = 3
 
 
 def screen(facts: Overview, now_us: int) -> list[str]:
@@ -25,6 +26,9 @@ def screen(facts: Overview, now_us: int) -> list[str]:
             f"{facts['corrupt']} corrupt, {facts['dropped']} dropped and not adopted"
             f" yet{hint}"
         )
+    if facts["held"]:
+        lines.append(f"{facts['held']} held (see `spool ls held`)")
+    lines += _paused(facts, now_us)
     if facts["unreadable"]:
         lines.append(f"{facts['unreadable']} minute folders may not be read by you")
     lines += ["", *_processes(facts, now_us)]
@@ -35,6 +39,26 @@ def screen(facts: Overview, now_us: int) -> list[str]:
             reason = each["error"] or each["reason"]
             lines.append(f"  {each['id']}  {each['task']}  {age} ago  {reason}")
     return lines
+
+
+def _paused(facts: Overview, now_us: int) -> list[str]:
+    lines = []
+    for each in facts["paused"][:_PAUSES_SHOWN]:
+        what = "everything is paused"
+        if each["priority"] is not None:
+            what = f"priority {each['priority']} is paused"
+        elif each["task"] is not None:
+            what = f"task {each['task']} is paused"
+        elif each["problem"] is not None and each["what"] != "all":
+            what = f"{each['what']} in paused/ pauses nothing"
+        until = each["until"]
+        end = "until resumed"
+        if each["problem"] is not None:
+            end = each["problem"]
+        elif until is not None:
+            end = f"for {span(parse_at(until, 0) - now_us)} more"
+        lines.append(f"{what}: {end}" if each["problem"] else f"{what} {end}")
+    return [*lines, *_more(facts["paused"], _PAUSES_SHOWN, "pauses")]
 
 
 def _priorities(facts: Overview, now_us: int) -> list[str]:
@@ -101,7 +125,8 @@ def _runs(worker: Mapping[str, object], now_us: int) -> str:
     first = running[0]
     more = f" and {len(running) - 1} more" if len(running) > 1 else ""
     age = since(first["since"], now_us)
-    return f"runs {first['task']} {first['id']} for {age}{more}"
+    said = progress_text(first.get("progress"))
+    return f"runs {first['task']} {first['id']} for {age}{more}{said and f': {said}'}"
 
 
 def _more(items: Sequence[object], shown: int, what: str) -> list[str]:

@@ -14,10 +14,14 @@ from ..clock import CLOCK
 from ..spooldir import SpoolDir
 from ..spooldir.root import MARKER
 from . import output
+from .control import hold, kill, now, pause, priority, release, resume
+from .edit import edit
 from .group import Call, Commands, dir_and_json
+from .logs import log, watch
 from .look import ls, show
 from .put import put
 from .repair import fail, kick, rm
+from .wait import result, wait
 
 EPILOG = """\b
 Examples:
@@ -116,5 +120,24 @@ def init(call: Call, directory: str | None) -> None:
         )
 
 
-for command in (put, ls, show, kick, fail, rm):
+for command in (
+    put,
+    ls,
+    show,
+    log,
+    watch,
+    hold,
+    release,
+    now,
+    priority,
+    edit,
+    pause,
+    resume,
+    kill,
+    kick,
+    fail,
+    rm,
+    wait,
+    result,
+):
     main.add_command(command)

@@ -1,12 +1,12 @@
 """The command ``spoold``: serve spools."""
 
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import click
 
 from .. import __version__, logs
-from ..config import Settings, parse_file
+from ..config import AsyncBackend, KeepLog, Settings, parse_file, parse_rss
 from ..daemon import Daemon
 from ..errors import EXIT_FAILED, EXIT_SETTINGS, EXIT_USAGE, UsageError
 from ..logs import LEVELS, escape
@@ -99,6 +99,24 @@ _DEFAULTS = RetryPolicy()
 )
 @click.option("--workers", type=int, default=1, help="Worker processes for each spool.")
 @click.option(
+    "--threads",
+    type=int,
+    default=1,
+    help="Plain functions that a worker runs at a time, in threads.",
+)
+@click.option(
+    "--async-concurrency",
+    type=int,
+    default=100,
+    help="Async functions that a worker runs at a time, in one event loop.",
+)
+@click.option(
+    "--async-backend",
+    type=click.Choice(get_args(AsyncBackend)),
+    default="asyncio",
+    help="The event loop for async functions.",
+)
+@click.option(
     "--frequency",
     type=float,
     default=30.0,
@@ -119,6 +137,12 @@ _DEFAULTS = RetryPolicy()
     help="Replace a worker after so many runs; 0 for never.",
 )
 @click.option(
+    "--max-rss",
+    default=None,
+    metavar="BYTES",
+    help="Replace a worker that has more memory in use when a task ends: 200M, 1G.",
+)
+@click.option(
     "--soft-timeout",
     type=float,
     default=None,
@@ -132,7 +156,29 @@ _DEFAULTS = RetryPolicy()
     metavar="SECONDS",
     help="Kill a worker whose task runs longer.",
 )
+@click.option(
+    "--keep-log",
+    type=click.Choice(get_args(KeepLog)),
+    default="failed",
+    help="Whose output is kept in the spool; with never it is not caught at all.",
+)
+@click.option(
+    "--keep-logs-for",
+    type=float,
+    default=7 * 86_400.0,
+    metavar="SECONDS",
+    help="Time for which it is kept once the task is finished.",
+)
+@click.option(
+    "--keep-results",
+    type=int,
+    default=100_000,
+    help="How many results of tasks a spool keeps; the oldest go first.",
+)
 @click.option("--burst", is_flag=True, help="Stop when nothing is left to run now.")
+@click.option(
+    "--reload", is_flag=True, help="For development: HUP when the code has changed."
+)
 @click.option(
     "--allow-uid",
     "allow_uid",
@@ -196,6 +242,7 @@ def main(**options: Any) -> None:
 def _settings(options: dict[str, Any]) -> Settings:
     policy = ("max_attempts", "backoff", "backoff_max", "jitter")
     retry = RetryPolicy(**{name: options.pop(name) for name in policy})
+    options["max_rss"] = parse_rss(options["max_rss"] or "0")
     options["allow_uids"] = options.pop("allow_uid")
     return Settings(**options, retry=retry)
 

@@ -8,7 +8,11 @@ and nobody can swap the directory under a running process.
 * ``files``: write small files, sync directories
 * ``root``: open a spool, put, list what waits (all that a producer needs)
 * ``reading``: a task file, opened safely and parsed; its body as a file
+* ``keys``: put and adopt tasks with a uniqueness key; ``owner``: who has one
 * ``reports``: the ``.why`` files and the list of attempts
+* ``results``: what tasks have returned; ``tracking``: where one task is, at any time
+* ``runlogs``: what runs print, and how far they say they are
+* ``batches``: how far a batch has come; cut it, take lines out of it
 * ``claims``: what one worker holds: claim, read, settle
 * ``dropped``: adopt what other programs left
 * ``recovery``: locks of processes, recovery of the dead, sweeping

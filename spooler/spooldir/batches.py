@@ -21,9 +21,8 @@ FOLDER: Final = "batches"
 LEFT_OVER_AGE: Final = 3600.0
 """Seconds after which the range of a batch that is nowhere is a left-over."""
 
-BUSY: Final = b" "
-BETWEEN: Final = b"-"
-"""After the first number: whether a crash would be the fault of that line."""
+BETWEEN: Final = "-"
+"""The first character, while a crash would not be the fault of the next line."""
 
 _LINE: Final = 51
 """Bytes of a range, at least: less is what a crash left of the first write."""
@@ -54,8 +53,9 @@ class Range:
     def encode(self) -> bytes:
         """Return the content of the file."""
         rest = f" {self.part}" if self.part else ""
-        mark = BETWEEN.decode() if self.between else BUSY.decode()
-        return f"{self.next:016d}{mark}{self.end:016d} {self.origin}{rest}\n".encode()
+        mark = BETWEEN if self.between else "0"
+        first = f"{mark}{self.next:015d}"
+        return f"{first} {self.end:016d} {self.origin}{rest}\n".encode()
 
 
 def parse_range(data: bytes) -> Range | None:
@@ -67,14 +67,13 @@ def parse_range(data: bytes) -> Range | None:
     data = data.rstrip(b"\0")
     if len(data) < _LINE:
         return None
-    first, mark, rest = data[:16], data[16:17], data[17:]
-    end, origin, *part = rest.decode().rstrip("\n").split(" ", 2)
+    first, end, origin, *part = data.decode().rstrip("\n").split(" ", 3)
     found = Range(
-        int(first),
+        int(first[1:]),
         int(end),
         origin,
         Name.parse(part[0]) if part else None,
-        between=mark == BETWEEN,
+        between=first[0] == BETWEEN,
     )
     if found.encode() != data or found.next > found.end or not is_id(origin):
         raise ValueError("not a range")
@@ -143,6 +142,7 @@ class Progress:
         self.next, self.end, self.origin = found.next, found.end, found.origin
         self.between = found.between
         self._part = found.part
+        self._unpublished = found.part is not None
         self._synced_at = clock.monotonic()
         self._changed = False
 
@@ -185,7 +185,7 @@ class Progress:
             OSError: From the file system.
         """
         if between is not self.between:
-            os.pwrite(self._fd, BETWEEN if between else BUSY, 16)
+            os.pwrite(self._fd, b"-" if between else b"0", 0)
             self.between = between
 
     def sync(self, *, now: bool = False) -> None:
@@ -225,7 +225,7 @@ class Progress:
         try:
             self._spool.sync(folder)
             # The next one has not begun; one write for both.
-            os.pwrite(self._fd, b"%016d%b" % (self.next + 1, BETWEEN), 0)
+            os.pwrite(self._fd, b"-%015d" % (self.next + 1), 0)
         except BaseException:
             with suppress(OSError):
                 os.unlink(path, dir_fd=self._spool.fd)
@@ -307,7 +307,7 @@ class Progress:
             raise
         # From here on the lines belong to the part, whatever else fails.
         old, self._fd = self._fd, new
-        self.end, self._part = ours.end, ours.part
+        self.end, self._part, self._unpublished = ours.end, ours.part, True
         os.close(old)
         self._spool.sync_moved(FOLDER)
 
@@ -317,9 +317,10 @@ class Progress:
         Raises:
             OSError: From the file system. Call it again.
         """
-        if self._part is not None:
+        if self._part is not None and self._unpublished:
             with suppress(FileNotFoundError):
                 self._spool.move(_hidden(self._part), self._part)
+            self._unpublished = False
 
 
 def _hidden_new(batch_id: str) -> str:
@@ -391,7 +392,8 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
         if file in named:  # its holder is gone, and so is who was to put it in place
             name = Name.parse(file[1:])
             if name is not None:
-                spool.move(f"{FOLDER}/{file}", name)
+                with suppress(FileNotFoundError):
+                    spool.move(f"{FOLDER}/{file}", name)
         elif file not in known:
             with suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(f"{FOLDER}/{file}", dir_fd=spool.fd)
@@ -410,10 +412,11 @@ def _is_old(spool: SpoolDir, file: str, clock: Clock) -> bool:
 
 def _known(spool: SpoolDir) -> set[str]:
     """Return the ids of all batches, wherever they are."""
-    folders = [f"running/{worker}" for worker in spool.names("running")]
-    folders += ["held", "failed", "corrupt"]
-    found = [file for folder in folders for file in spool.names(folder)]
-    found += [file for _, file in spool.waiting()]
-    found += [file[1:] for file in spool.all_names(FOLDER)]
+    found = [file[1:] for file in spool.all_names(FOLDER)]
+    for _ in range(2):  # lest one that is claimed or given back slip by
+        folders = [f"running/{worker}" for worker in spool.names("running")]
+        folders += ["held", "failed", "corrupt"]
+        found += [file for folder in folders for file in spool.names(folder)]
+        found += [file for _, file in spool.waiting()]
     names = [Name.parse(file) for file in found if BATCH in file]
     return {name.id for name in names if name is not None}

@@ -12,8 +12,8 @@ from typing import Final
 
 from ..clock import CLOCK, Clock
 from ..errors import ClaimLostError
-from ..task import Claim, Name, Outcome, iso
-from . import reports
+from ..task import BATCH, Claim, Name, Outcome, iso
+from . import batches, reports
 from .files import DIR_FLAGS
 from .reading import TaskFile, open_task
 from .root import SpoolDir
@@ -102,6 +102,11 @@ class Claims:
             self._acked_at = self._clock.monotonic()
         if claim.name.attempt:
             reports.forget_attempts(self.spool, claim.name.id)
+        if claim.name.task == BATCH:
+            # Durably gone, before what says how far it was.
+            with suppress(OSError):
+                os.fsync(self._fd)
+                batches.remove(self.spool, claim.name.id)
 
     def sync_due(self) -> float | None:
         """Return seconds until ``sync`` is due; None if nothing waits for it."""

@@ -18,7 +18,9 @@ from ..errors import CorruptError
 from ..logs import escape
 from ..moments import parse_at
 from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Name
+from . import keys
 from .claims import put_aside
+from .owner import id_of
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
 
@@ -137,6 +139,7 @@ class Dropped:
             task = open_task(path, self._owners, dir_fd=self._spool.fd)
             try:
                 name = native or self._name(task)
+                found = os.fstat(task.fd)
             finally:
                 task.close()
         except CorruptError as error:
@@ -150,7 +153,13 @@ class Dropped:
             return target
         if self._spool.has(target):
             name = name.but(id=os.urandom(8).hex())
-        name = self._spool.move(path, name, durable=False)
+        if native is None and task.header.key is not None:
+            taken = self._take_key(path, found, name, task.header)
+            if isinstance(taken, bool):
+                return taken
+            name = taken
+        else:
+            name = self._spool.move(path, name, durable=False)
         target = f"{name.folder}/{name}"
         log.info(
             "adopt task=%s name=%s spool=%s from=%s",
@@ -161,6 +170,32 @@ class Dropped:
         )
         return target
 
+    def _take_key(
+        self, path: str, status: os.stat_result, name: Name, header: Header
+    ) -> Name | bool:
+        """Adopt a file with a uniqueness key; return its name, or as ``adopt``."""
+        key = header.key or ""
+        policy = (header.options and header.options.if_exists) or "skip"
+        try:
+            if os.geteuid() in (0, status.st_uid):
+                there, adopted = keys.adopt(
+                    self._spool, path, status, name, key, policy
+                )
+            else:  # to which this process can make no link
+                there, adopted = keys.adopt_copy(self._spool, path, name, key, policy)
+        except (BlockingIOError, TimeoutError):
+            return True  # somebody else is busy with the file or with the key
+        if adopted:
+            return there
+        log.info(
+            "skip name=%s spool=%s from=%s: task=%s has its key",
+            escape(name.task),
+            self._spool.path,
+            escape(path),
+            there.id,
+        )
+        return False
+
     def _name(self, task: TaskFile) -> Name:
         header = task.header
         now_us = self._clock.now_us()
@@ -169,9 +204,17 @@ class Dropped:
             due_us=_due(header, task.mtime_ns // 1000, dropped_us, now_us),
             priority=DEFAULT_PRIORITY if header.priority is None else header.priority,
             attempt=0,
-            id=header.id or os.urandom(8).hex(),
+            id=_id(task),
             task=header.task,
         )
+
+
+def _id(task: TaskFile) -> str:
+    header = task.header
+    if header.key is None:
+        return header.id or os.urandom(8).hex()
+    path = keys.key_path(header.task, header.key)
+    return id_of(path, header, os.fstat(task.fd))
 
 
 def _due(header: Header, mtime_us: int, dropped_us: int, now_us: int) -> int:

@@ -7,26 +7,22 @@ Specification: docs/format.md, section 8.
 """
 
 import errno
-import fcntl
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import blake2b
 from threading import Event
 from typing import Final, Self
 
 from ..clock import CLOCK, Clock
-from ..codec import Header
-from ..errors import CorruptError, SpoolUncertain
-from ..logs import escape
-from ..moments import parse_at
+from ..errors import SpoolUncertain
 from ..options import IfExists
-from ..task import DEFAULT_PRIORITY, Name, derived_id
-from . import reports
+from ..task import Name
 from .body import PIECE
 from .files import NO_LINK, link_to
-from .reading import read_header
+from .owner import Owner, flock, same, unlock
+from .reading import READ_FLAGS
 from .root import SpoolDir
 
 LOCK_TIMEOUT = 10.0
@@ -45,32 +41,16 @@ _FLAGS: Final = (
     # For writing: an exclusive lock of NFS needs it.
     os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 )
-_NO_FLOCK: Final = frozenset(
-    {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-)
 _POLL: Final = (0.0005, 0.02)
 """Seconds between two looks at a lock, at first and at most."""
-
-_SEARCHES: Final = 3
-"""How often a task that is to be replaced is looked for while it moves."""
 
 log = logging.getLogger(__name__)
 
 
 def key_path(task: str, key: str) -> str:
     """Return the name of a key, from the spool's root."""
-    return f"keys/{blake2b(f'{task}\0{key}'.encode()).hexdigest()[:32]}"
-
-
-def id_of(path: str, header: Header, status: os.stat_result) -> str:
-    """Return the id of a task with a key: from its file alone.
-
-    Args:
-        path: The key's, from ``key_path``.
-    """
-    if header.id is not None:
-        return header.id
-    return derived_id(path.partition("/")[2], status.st_ino, status.st_mtime_ns)
+    text = f"{task}\0{key}"
+    return f"keys/{blake2b(text.encode()).hexdigest()[:32]}"
 
 
 def put(
@@ -110,7 +90,7 @@ def put(
         placed = False
         try:
             try:
-                _flock(fd)
+                flock(fd)
                 there = taking.take(fd, hidden, if_exists)
                 if there is not None:
                     return there
@@ -126,7 +106,7 @@ def put(
                 taking.remove_old(durable=durable)
             finally:
                 try:
-                    _unlock(fd)
+                    unlock(fd)
                 finally:
                     spool.let_go(fd, hidden)
         except OSError as error:
@@ -137,7 +117,12 @@ def put(
 
 
 def adopt(
-    spool: SpoolDir, path: str, name: Name, key: str, if_exists: IfExists
+    spool: SpoolDir,
+    path: str,
+    status: os.stat_result,
+    name: Name,
+    key: str,
+    if_exists: IfExists,
 ) -> tuple[Name, bool]:
     """Make a dropped file with a key a task, or remove it since the key is taken.
 
@@ -145,6 +130,7 @@ def adopt(
 
     Args:
         path: Where it was dropped.
+        status: Of the file that was read.
         name: What it is to be called.
 
     Returns:
@@ -157,7 +143,9 @@ def adopt(
     """
     fd = os.open(path, _FLAGS, dir_fd=spool.fd)
     try:
-        _flock(fd)
+        flock(fd)
+        if not same(spool.status(path), status):
+            raise FileNotFoundError(errno.ENOENT, "somebody has moved it", path)
         with Taking(spool, key_path(name.task, key), ADOPT_TIMEOUT) as taking:
             there = taking.take(fd, path, if_exists)
             if there is not None:
@@ -168,7 +156,7 @@ def adopt(
             return name, True
     finally:
         try:
-            _unlock(fd)
+            unlock(fd)
         finally:
             os.close(fd)
 
@@ -180,7 +168,7 @@ def adopt_copy(
 
     It is copied. Durable, since the file that was dropped is removed.
     """
-    fd = os.open(path, _FLAGS & ~os.O_RDWR | os.O_RDONLY, dir_fd=spool.fd)
+    fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
     try:
         chunks = iter(lambda: os.read(fd, PIECE), b"")
         there = put(spool, name, chunks, key, if_exists)
@@ -284,7 +272,7 @@ class Taking:
             with suppress(FileExistsError):
                 self._link(fd, hidden, self._path)
                 return None
-            if _same(self._spool.status(self._path), os.fstat(fd)):
+            if same(self._spool.status(self._path), os.fstat(fd)):
                 return None  # linked by somebody who died adopting it
             owner = self._open()
             if owner is None or self._vacate(owner):
@@ -304,7 +292,7 @@ class Taking:
                 link_to(self._spool.fd, self._owner.fd, None, spare)
                 self._rename(spare)
                 self._replaced = False
-            elif _same(self._spool.status(self._path), os.fstat(fd)):
+            elif same(self._spool.status(self._path), os.fstat(fd)):
                 os.unlink(self._path, dir_fd=self._spool.fd)
 
     def remove_old(self, *, durable: bool) -> None:
@@ -326,7 +314,7 @@ class Taking:
         if path is not None and durable:
             self._spool.sync_moved(path.rpartition("/")[0] or ".")
 
-    def _open(self) -> "Owner | None":
+    def _open(self) -> Owner | None:
         """Lock what the key's name is a link to; None if that changes just now."""
         pause, longest = _POLL
         while True:
@@ -335,18 +323,19 @@ class Taking:
             self._wait(pause)
             pause = min(2 * pause, longest)
 
-    def _try_open(self) -> "Owner | None":
+    def _try_open(self) -> Owner | None:
         try:
             fd = os.open(self._path, _FLAGS, dir_fd=self._spool.fd)
         except FileNotFoundError:
             return None
         try:
-            _flock(fd)
+            flock(fd)
+            owner = Owner(self._spool, self._path, fd, self._clock)
         except BaseException:
             os.close(fd)
             raise
-        self._owner = owner = Owner(self._spool, self._path, fd, self._clock)
-        if _same(self._spool.status(self._path), os.fstat(fd)):
+        self._owner = owner
+        if same(self._spool.status(self._path), os.fstat(fd)):
             return owner
         self._release()
         return None
@@ -362,7 +351,7 @@ class Taking:
         if seconds:
             Event().wait(seconds)
 
-    def _vacate(self, owner: "Owner") -> bool:
+    def _vacate(self, owner: Owner) -> bool:
         if not owner.is_free():
             return False
         os.unlink(self._path, dir_fd=self._spool.fd)
@@ -412,145 +401,6 @@ class Taking:
         owner, self._owner = self._owner, None
         if owner is not None:
             try:
-                _unlock(owner.fd)
+                unlock(owner.fd)
             finally:
                 os.close(owner.fd)
-
-
-class Owner:
-    """The file that a key's name is a link to: open, and locked by this process.
-
-    Attributes:
-        hidden: A left-over name of a producer who died, once ``is_free`` was asked.
-    """
-
-    def __init__(self, spool: SpoolDir, path: str, fd: int, clock: Clock) -> None:
-        self.fd = fd
-        self.hidden: str | None = None
-        self._spool = spool
-        self._clock = clock
-        status = os.fstat(fd)
-        self._status = status
-        self._header: Header | None = None
-        self.name = Name(0, 0, 0, "0" * 16, "_")
-        with suppress(CorruptError):
-            header = read_header(fd, status)
-            # What cannot be computed from the file (`+5m`) can be looked for.
-            due_us = parse_at(header.at or 0, status.st_mtime_ns // 1000)
-            priority = header.priority
-            self.name = Name(
-                due_us,
-                DEFAULT_PRIORITY if priority is None else priority,
-                0,
-                id_of(path, header, status),
-                header.task,
-            )
-            self._header = header
-
-    def is_free(self) -> bool:
-        """Tell whether others may have its key.
-
-        Raises:
-            OSError: From the file system.
-        """
-        header, links = self._header, os.fstat(self.fd).st_nlink - 1
-        if header is None:  # it is no task any more
-            return True
-        kept = header.options.unique_for if header.options else None
-        if kept is not None:
-            age_us = self._clock.now_us() - self._status.st_mtime_ns // 1000
-            if abs(age_us) < kept * 1e6:  # far in the future is a wrong clock
-                return False
-        if links and self._is_at(_path(self.name)):
-            return False
-        hidden = f"{self.name.folder}/.{self.name}"
-        if links and self._is_at(hidden):
-            self.hidden = hidden
-            links -= 1
-        if not links:
-            return True
-        return any(self._found_in(folder) for folder in ("failed", "corrupt"))
-
-    def remove(self) -> str | None:
-        """Remove its task, if it waits; return where it was, None if it does not.
-
-        Raises:
-            OSError: From the file system.
-        """
-        for _ in range(_SEARCHES):
-            if not os.fstat(self.fd).st_nlink:
-                return None
-            path = self._find()
-            if path is None:
-                continue
-            if path.startswith(("running/", "failed/", "corrupt/")):
-                return None
-            with suppress(FileNotFoundError):  # somebody has claimed it just now
-                os.unlink(path, dir_fd=self._spool.fd)
-                native = Name.parse(path.rpartition("/")[2])
-                if native is not None and native.attempt:
-                    reports.forget_attempts(self._spool, native.id)
-                return path
-        return None
-
-    def _find(self) -> str | None:
-        if self._is_at(_path(self.name)):
-            return _path(self.name)
-        for folder in _folders(self._spool):
-            file = self._found_in(folder)
-            if file is not None:
-                return file if folder == "." else f"{folder}/{file}"
-        return None
-
-    def _is_at(self, path: str) -> bool:
-        return _same(self._spool.status(path), self._status)
-
-    def _found_in(self, folder: str) -> str | None:
-        """Return its name in a directory; None if it is not there."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            with os.scandir(f"{self._spool.path}/{folder}") as entries:
-                for entry in entries:
-                    if entry.inode() == self._status.st_ino:
-                        return entry.name
-        return None
-
-
-def _folders(spool: SpoolDir) -> Iterator[str]:
-    """Yield where a task may be; where it is soon found first."""
-    for worker in spool.names("running"):
-        yield f"running/{worker}"
-    yield from ("failed", "corrupt", "held", ".")
-    for priority in spool.priorities():
-        yield str(priority)
-        for minute in spool.minutes(priority):
-            yield f"{priority}/{minute}"
-
-
-def _path(name: Name) -> str:
-    return f"{name.folder}/{name}"
-
-
-def _same(found: os.stat_result | None, status: os.stat_result) -> bool:
-    return found is not None and os.path.samestat(found, status)
-
-
-def _flock(fd: int) -> None:
-    """Lock a file for this process alone.
-
-    Raises:
-        BlockingIOError: Somebody else has it.
-        OSError: From the file system, or it has no locks.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_FLOCK:
-            raise
-        text = "uniqueness keys need locks (flock), and there are none here"
-        raise OSError(error.errno, text, os.readlink(f"/proc/self/fd/{fd}")) from None
-
-
-def _unlock(fd: int) -> None:
-    """Let go of a lock now: a child that was forked meanwhile has it open too."""
-    with suppress(OSError):  # closing it is enough, but for such a child
-        fcntl.flock(fd, fcntl.LOCK_UN)

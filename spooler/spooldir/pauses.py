@@ -186,10 +186,13 @@ def remove(spool: SpoolDir, what: str) -> bool:
     """Let something go on; tell whether it was paused. Synced.
 
     Raises:
-        OSError: From the file system; a directory is for its maker to remove.
+        OSError: From the file system, or it is a directory that is not empty.
     """
+    path = f"{FOLDER}/{what}"
     try:
-        os.unlink(f"{FOLDER}/{what}", dir_fd=spool.fd)
+        os.unlink(path, dir_fd=spool.fd)
+    except IsADirectoryError:
+        os.rmdir(path, dir_fd=spool.fd)
     except FileNotFoundError:
         return False
     spool.sync(FOLDER)

@@ -131,13 +131,14 @@ def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> Task
             raise
         raise CorruptError("is not a regular file") from None
     try:
-        return _read(fd, owners)
+        return read_task(fd, owners)
     except BaseException:
         os.close(fd)
         raise
 
 
-def _read(fd: int, owners: Collection[int] | None) -> TaskFile:
+def read_task(fd: int, owners: Collection[int] | None) -> TaskFile:
+    """Check a file that was just opened, and read its header: see ``open_task``."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise CorruptError("is not a regular file")

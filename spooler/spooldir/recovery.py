@@ -19,12 +19,13 @@ import filelock
 from ..clock import CLOCK, Clock
 from ..options import Follower
 from ..task import Claim, Name, Outcome, Verdict
-from . import reports
+from . import batches, keys, reports, runlogs
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
 from .files import write_new
-from .kills import KILL_MAX_AGE, KILLED
 from .followers import give_up_lost, settle_staged
+from .kills import KILL_MAX_AGE, KILLED
+from .limits import sweep_limits
 from .root import SpoolDir
 
 TMP_MAX_AGE: Final = 24 * 3600.0
@@ -38,6 +39,10 @@ ATTEMPTS_MAX_AGE: Final = 30 * 24 * 3600.0
 
 SWEEP_MAX: Final = 1000
 """How many files of each directory one sweep looks at."""
+
+
+_HIDDEN: Final = ("failed", "corrupt", "held", "paused", "workers", "timers", "keys")
+"""Where hidden files are that crashes left behind."""
 
 
 def process_name(kind: str) -> str:
@@ -167,6 +172,7 @@ def recover(
     owners: Collection[int] | None = None,
     followers: Followers | None = None,
     culprits: Mapping[str, Outcome] | None = None,
+    output: int | None = None,
     clock: Clock = CLOCK,
 ) -> list[Recovered] | None:
     """Give back what a dead process held, and remove its traces.
@@ -179,6 +185,7 @@ def recover(
         owners: The uids whose files count as tasks; None for root and this user.
         followers: What decorators say of followers, where a file says nothing.
         culprits: By id, tasks for which another outcome is to be written down.
+        output: Where to print what its run has printed; None for nowhere.
 
     Returns:
         What it held; None if the process lives.
@@ -199,6 +206,7 @@ def recover(
     try:
         folder = f"running/{worker}"
         done = []
+        runlogs.rescue(spool, worker, output)
         settle_staged(spool, folder)
         for file in spool.names(folder):
             name = Name.parse(file)
@@ -274,18 +282,29 @@ def _rmdir(spool: SpoolDir, folder: str) -> bool:
     return True
 
 
-def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
+def sweep(
+    spool: SpoolDir,
+    clock: Clock = CLOCK,
+    *,
+    keep_logs_for: float = runlogs.KEEP_LOGS_FOR,
+) -> int:
     """Remove what crashes left behind and nobody needs; return how many files.
 
     A bounded amount of work: repeat it now and then.
 
+    Args:
+        keep_logs_for: Seconds for which what runs have printed is kept.
+
     Raises:
         OSError: From the file system.
     """
-    count = _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
+    count = keys.sweep(spool, clock) + _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
     count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
     count += _sweep_folder(spool, "kill", clock, KILL_MAX_AGE)
-    for folder in ("failed", "corrupt", "workers", "timers"):
+    count += sweep_limits(spool, clock)
+    count += runlogs.sweep(spool, keep_logs_for, clock)
+    count += batches.sweep(spool, clock)
+    for folder in (*_HIDDEN, "logs"):
         count += _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
     for folder in ("failed", "corrupt"):
         names = set(spool.names(folder))

@@ -16,7 +16,7 @@ from ..clock import CLOCK, Clock
 from ..errors import NotFoundError, UsageError
 from ..logs import escape
 from ..task import Claim, Name, Outcome, State, Verdict
-from . import reports
+from . import reports, results, runlogs
 from .claims import give_up
 from .files import DIR_FLAGS
 from .reading import READ_FLAGS, TaskFile, open_task
@@ -164,7 +164,7 @@ def state_of(spool: SpoolDir, name: Name) -> State | None:
     if spool.has(f"{name.folder}/{name}"):
         return State.WAITING
     # Twice, lest a task that is claimed or put back meanwhile slip by.
-    moving = (State.RUNNING, State.FAILED, State.WAITING)
+    moving = (State.RUNNING, State.FAILED, State.HELD, State.WAITING)
     for state in (*moving, *moving, State.CORRUPT):
         if any(found.id == name.id for found in ls(spool, state)):
             return state
@@ -280,29 +280,31 @@ def kick(
             f"{found.id}: is {found.state}, and only a failed task can be kicked"
         )
     name = found.name.but(due_us=clock.now_us(), attempt=0)
-    name = _move(lambda: spool.move(found.path, name, durable=durable), found)
+    results.remove(spool, found.id)  # before: it may run, and keep a new one, at once
+    name = unless_moved(lambda: spool.move(found.path, name, durable=durable), found)
     reports.remove_why(spool, found.path)
     return name
 
 
 def fail(spool: SpoolDir, found: Found, clock: Clock = CLOCK) -> None:
-    """Give a waiting task up. Its report first, then one rename, synced.
+    """Give a task up that waits or is held. Its report first, then one rename, synced.
 
     Raises:
-        UsageError: It does not wait.
+        UsageError: It neither waits nor is held.
         NotFoundError: Somebody else moved it.
         OSError: From the file system.
     """
-    if found.state is not State.WAITING or found.name is None:
+    if found.state not in (State.WAITING, State.HELD) or found.name is None:
         raise UsageError(
-            f"{found.id}: is {found.state}, and only a waiting task can be failed"
+            f"{found.id}: is {found.state}, and only a waiting or held task can be"
+            " failed"
         )
     outcome = Outcome(Verdict.FAIL, "given up by an operator", "operator")
     claim = Claim(found.name, "", "")
     history = reports.attempts(spool, found.name.id)
     report = reports.failure(claim, outcome, history, clock.now_us())
     name = found.name
-    _move(lambda: give_up(spool, found.path, name, report), found)
+    unless_moved(lambda: give_up(spool, found.path, name, report), found)
 
 
 def remove(spool: SpoolDir, found: Found, *, durable: bool = True) -> None:
@@ -318,16 +320,19 @@ def remove(spool: SpoolDir, found: Found, *, durable: bool = True) -> None:
     """
     if found.state is State.RUNNING:
         raise UsageError(
-            f"{found.id}: is running, and cannot be removed: let it end, or stop its"
-            " daemon, which gives it back"
+            f"{found.id}: is running, and cannot be removed: let it end, or"
+            " `spool kill` it first"
         )
-    _move(lambda: _unlink(spool, found.path), found)
+    unless_moved(lambda: _unlink(spool, found.path), found)
     if durable:
         spool.sync_moved(found.path.rpartition("/")[0])
-    if found.state is not State.WAITING:
+    if found.state in (State.FAILED, State.CORRUPT):
         reports.remove_why(spool, found.path)
     if found.name is not None:
         reports.forget_attempts(spool, found.id)
+        with suppress(OSError):  # it goes by itself when its time is over
+            results.remove(spool, found.id)
+        runlogs.forget(spool, found.id, found.name.attempt + 1)
 
 
 def _unlink(spool: SpoolDir, path: str) -> None:
@@ -355,7 +360,13 @@ def sync(spool: SpoolDir, paths: Iterable[str]) -> None:
             spool.sync(folder)
 
 
-def _move(move: Callable[[], _T], found: Found) -> _T:
+def unless_moved(move: Callable[[], _T], found: Found) -> _T:
+    """Make a move.
+
+    Raises:
+        NotFoundError: Somebody else has moved the file.
+        OSError: From the file system.
+    """
     try:
         return move()
     except FileNotFoundError:

@@ -24,9 +24,6 @@ from .root import SpoolDir
 MAX_RESULT: Final = 1024 * 1024
 """Bytes that a kept value may take, as JSON."""
 
-KEEP_RESULTS: Final = 100_000
-"""How many results a spool keeps, where ``--keep-results`` says nothing else."""
-
 SWEEP_STEP: Final = 500
 """How many files of ``done/`` are looked at in one go."""
 
@@ -36,7 +33,7 @@ HIDDEN_MAX_AGE_US: Final = 24 * 3600 * 1_000_000
 _NULL: Final = msgspec.Raw(b"null")
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """How a task ended: what stands in ``done/<id>``.
 
     Attributes:
@@ -48,6 +45,7 @@ class Record(msgspec.Struct, frozen=True):
         problem: Why ``result`` is null although the task returned something.
     """
 
+    v: int = 1
     id: str
     task: str
     ok: bool
@@ -60,7 +58,6 @@ class Record(msgspec.Struct, frozen=True):
     ended: str | None = None
     expires: str | None = None
     problem: str | None = None
-    v: int = 1
 
     def value(self) -> Any:
         """Return the result as plain JSON types.
@@ -92,7 +89,7 @@ def keep(
     reason: str | None = None,
     traceback: str | None = None,
     attempt: int,
-    started_us: int,
+    started_us: int | None,
     seconds: float,
     clock: Clock = CLOCK,
 ) -> str | None:
@@ -103,7 +100,7 @@ def keep(
     Args:
         value: What the function returned; anything.
         attempt: The number of the run, from 1.
-        started_us: When the run began.
+        started_us: When the run began; None if it was not run.
 
     Returns:
         Why the value itself is not kept; None if it is.
@@ -123,7 +120,7 @@ def keep(
         traceback=None if ok else _text(reports.cut(traceback)),
         reason=None if ok else reason,
         attempt=attempt,
-        started=iso(started_us),
+        started=None if started_us is None else iso(started_us),
         ended=iso(now_us),
         expires=iso(expires_us),
         problem=problem,
@@ -188,8 +185,12 @@ def has(spool: SpoolDir, task_id: str) -> bool:
 
 
 def remove(spool: SpoolDir, task_id: str) -> None:
-    """Remove the result of a task, if there is one. Never fails."""
-    with suppress(OSError):  # it goes by itself when it is old enough
+    """Remove the result of a task, if there is one.
+
+    Raises:
+        OSError: From the file system.
+    """
+    with suppress(FileNotFoundError):
         os.unlink(path_of(task_id), dir_fd=spool.fd)
 
 
@@ -209,7 +210,7 @@ class Sweeper:
         self,
         spool: SpoolDir,
         *,
-        keep: int = KEEP_RESULTS,
+        keep: int,
         every: float,
         pause: float = 1.0,
         clock: Clock = CLOCK,
@@ -237,23 +238,24 @@ class Sweeper:
             self._steps, self.due = steps, now + self._pause
 
     def _sweep(self) -> Iterator[None]:
-        """Go through ``done/``; yield after each step."""
+        """Go through ``done/``; yield between two steps."""
         ages = array("q")
-        for step in self._status():
+        for number, step in enumerate(self._status()):
+            if number:
+                yield
             for file, status in step:
                 if not self._is_over(file, status):
                     ages.append(status.st_ctime_ns)
-            yield
         excess = len(ages) - self._keep
         if excess <= 0:
             return
         limit = sorted(ages)[excess - 1]
         for step in self._status():
+            yield
             for file, status in step:
                 if excess > 0 and status.st_ctime_ns <= limit and is_id(file):
                     self._unlink(file)
                     excess -= 1
-            yield
 
     def _status(self) -> Iterator[list[tuple[str, os.stat_result]]]:
         """Yield the files of ``done/``, so many at a time."""

@@ -8,14 +8,14 @@ import fcntl
 import os
 import re
 import select
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 
 from ..clock import CLOCK, Clock
-from ..task import Claim, is_id
+from ..task import Name, is_id
 from .files import NEW_FLAGS, write_all
 from .reading import READ_FLAGS
 from .reports import to_json
@@ -50,6 +50,9 @@ PROGRESS_MAX_AGE: Final = 7 * 24 * 3600.0
 
 SWEEP_MAX: Final = 10_000
 """How many files one sweep looks at."""
+
+PATIENCE_MS: Final = 10
+"""Milliseconds for which a supervisor waits for somebody to read what it prints."""
 
 _CHUNK: Final = 64 * 1024
 _PROGRESS_MAX: Final = 64 * 1024
@@ -102,9 +105,7 @@ def open_new(spool: SpoolDir, path: str) -> int:
         OSError: From the file system.
     """
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC
-    return os.open(
-        path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=spool.fd
-    )
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=spool.fd)
 
 
 def append(fd: int, data: bytes) -> None:
@@ -183,7 +184,7 @@ def _forget_oldest(spool: SpoolDir, task_id: str, attempt: int) -> None:
 
 
 def _pieces(fd: int, size: int, tail: int) -> Iterator[bytes]:
-    """Yield a file's first ``HEAD`` and last ``tail`` bytes, and between them a note."""
+    """Yield a file's first ``HEAD`` and last ``tail`` bytes, a note between them."""
     if size <= HEAD + tail:
         yield from _read(fd, 0, size)
         return
@@ -206,19 +207,30 @@ def forward(fd: int, size: int, output: int) -> None:
 
     What cannot be printed there is lost, as it is for any program.
     """
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
     with suppress(OSError):
         for data in _pieces(fd, size, FORWARD_TAIL):
-            _send(output, data)
+            while data:
+                try:
+                    data = data[os.write(output, data) :]
+                except BlockingIOError:
+                    poll.poll()
 
 
-def _send(output: int, data: bytes) -> None:
-    while data:
-        try:
-            data = data[os.write(output, data) :]
-        except BlockingIOError:
-            poll = select.poll()
-            poll.register(output, select.POLLOUT)
-            poll.poll()
+def forward_now(fd: int, size: int, output: int) -> None:
+    """Pass on what was printed without ever waiting: for a supervisor.
+
+    If nobody reads there, the rest is left out.
+    """
+    poll = select.poll()
+    poll.register(output, select.POLLOUT)
+    with suppress(OSError):
+        for data in _pieces(fd, size, TAIL):
+            for begin in range(0, len(data), select.PIPE_BUF):
+                if not poll.poll(PATIENCE_MS):
+                    return
+                os.write(output, data[begin : begin + select.PIPE_BUF])
 
 
 def trim(spool: SpoolDir, worker: str) -> bool:
@@ -305,35 +317,34 @@ def finish(
 # -- when a worker has died ---------------------------------------------------------
 
 
-def rescue(
-    spool: SpoolDir, worker: str, claims: Sequence[Claim], output: int | None = None
-) -> None:
+def rescue(spool: SpoolDir, worker: str, output: int | None = None) -> None:
     """Keep what a dead worker's run has printed. Never fails; may be repeated.
 
-    Call it before its tasks are given back, with its lock.
+    Call it with its lock, before its tasks are given back. Only if it held one task it
+    is known whose log that is.
 
     Args:
-        claims: What it held: only if that is one task it is known whose log it is.
         output: Where to pass it on; None for nowhere.
     """
-    for claim in claims:
-        forget_progress(spool, claim.name.id)
     path = live_path(worker)
     with suppress(OSError):  # logs are for people; the tasks come first
+        names = [*filter(None, map(Name.parse, spool.names(f"running/{worker}")))]
+        for name in names:
+            forget_progress(spool, name.id)
         fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
         try:
             size = os.lseek(fd, 0, os.SEEK_END)
             if size and output is not None:
-                forward(fd, size, output)
-            if size and len(claims) == 1:
-                name = claims[0].name
+                forward_now(fd, size, output)
+            if size and len(names) == 1:
+                name = names[0]
                 if size > HEAD + TAIL:
                     keep(spool, fd, size, name.id, name.attempt + 1)
                 else:  # which works on a full disk too
                     _put_in_place(spool, path, name.id, name.attempt + 1)
         finally:
             os.close(fd)
-    forget_live(spool, worker)
+        forget_live(spool, worker)
 
 
 def forget_live(spool: SpoolDir, worker: str) -> None:
@@ -448,9 +459,7 @@ def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:
 # -- progress -----------------------------------------------------------------------
 
 
-def write_progress(
-    spool: SpoolDir, task_id: str, record: Mapping[str, object]
-) -> None:
+def write_progress(spool: SpoolDir, task_id: str, record: Mapping[str, object]) -> None:
     """Say how far a run is: a reader never sees half of it.
 
     Raises:
@@ -481,6 +490,12 @@ def read_progress(spool: SpoolDir, task_id: str) -> Progress | None:
             os.close(fd)
         return msgspec.json.decode(data, type=Progress)
     return None
+
+
+def progress_of(spool: SpoolDir, name: Name) -> Progress | None:
+    """Return how far a running task says that it is in this attempt, if it does."""
+    said = read_progress(spool, name.id)
+    return said if said is not None and said.attempt == name.attempt + 1 else None
 
 
 def forget_progress(spool: SpoolDir, task_id: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Final
 
+import msgspec
+
 from ..task import Name, State
-from . import repair
-from .reading import READ_FLAGS
+from . import batches, repair
 from .root import SpoolDir
 
 _FLAGS: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,8 +24,22 @@ _STATES: Final = {
     "failed": State.FAILED,
     "corrupt": State.CORRUPT,
 }
-_FIELDS: Final = 51
-"""Bytes of a batch's record: three fields of 16, two spaces, a space or line end."""
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A task that somebody waits for, and what he knows of it.
+
+    Attributes:
+        name: Under which it was put; None if only the id is known.
+        batch: The batch that holds it, if it is a line of one: it is finished when
+            neither a file of its own nor the batch's file is there.
+        keeps: Whether a result is to be kept, as far as is known.
+    """
+
+    id: str
+    name: Name | None = None
+    batch: Name | None = None
+    keeps: bool = False
 
 
 def state_at(path: str) -> State:
@@ -66,10 +81,11 @@ class Track:
         self.fd = os.open(path, _FLAGS, dir_fd=spool.fd)
 
     def place(self) -> tuple[str, bool]:
-        """Return its path below the spool, the last one if it has none any more.
+        """Return its path below the spool, and whether it is there.
 
-        And whether it is still there. It is not if it was unlinked under the name by
-        which it was opened, whatever other links it has, or moved out of the spool.
+        It is not there if it was unlinked under the name by which it was opened,
+        whatever other links it has; then the path is its last one. If it was moved
+        out of the spool that is empty.
 
         Raises:
             OSError: There is no ``/proc``.
@@ -79,7 +95,7 @@ class Track:
         there = not path.endswith(_DELETED)
         path = path.removesuffix(_DELETED)
         if not path.startswith(f"{root}/"):
-            return path, False
+            return "", False
         return path[len(root) + 1 :], there
 
     def is_at(self, path: str) -> bool:
@@ -147,26 +163,11 @@ def locate_batch(spool: SpoolDir, batch_id: str) -> str | None:
     Raises:
         OSError: From the file system.
     """
-    for part in (batch_id, *_parts(spool, batch_id)):
+    for part in (batch_id, *(part for part, _ in batches.find(spool, batch_id))):
         path = locate(spool, part)
         if path is not None:
             return path
     return None
-
-
-def _parts(spool: SpoolDir, batch_id: str) -> list[str]:
-    """Return the ids of the batches whose lines were put with this one."""
-    found = []
-    for name in spool.names("batches"):
-        with suppress(FileNotFoundError):
-            fd = os.open(f"batches/{name}", READ_FLAGS, dir_fd=spool.fd)
-            try:
-                fields = os.read(fd, _FIELDS).split()
-            finally:
-                os.close(fd)
-            if fields[2:3] == [batch_id.encode()] and name != batch_id:
-                found.append(name)
-    return found
 
 
 def guess(name: Name) -> str:

@@ -20,8 +20,9 @@ from ..channel import WorkerSettings
 from ..clock import CLOCK, SystemClock
 from ..errors import TaskFailed, UsageError
 from ..execution import Ending, Execution
+from ..handle import Handle
 from ..moments import Duration, duration
-from ..putting import Handle, PutOptions
+from ..putting import PutOptions
 from ..registry import REGISTRY
 from ..retry import RetryPolicy
 from ..scheduler import Scheduler

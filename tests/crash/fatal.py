@@ -16,15 +16,24 @@ from spooler.spooldir import (
     SpoolDir,
     body,
     claims,
+    control,
     dropped,
+    editing,
     files,
     followers,
+    keys,
+    kills,
+    owner,
+    pauses,
     reading,
     recovery,
     repair,
     reports,
+    results,
     root,
+    runlogs,
     timers,
+    tracking,
 )
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
@@ -35,15 +44,24 @@ from tests.helpers import NOW_US, FakeClock, open_files, real_clock, tasks, tree
 MODULES: Final = (
     body,
     claims,
+    control,
     dropped,
+    editing,
     files,
     followers,
+    keys,
+    kills,
+    owner,
+    pauses,
     reading,
     recovery,
     repair,
     reports,
+    results,
     root,
+    runlogs,
     timers,
+    tracking,
 )
 PURE: Final = {
     "fsdecode",
@@ -549,7 +567,7 @@ def check(spool: SpoolDir, case: Case) -> None:
             continue
         assert name is not None, path
         assert name.attempt in case.attempts, path
-        if folder != "failed":
+        if folder not in ("failed", "held"):
             assert folder == name.folder, path
     everything = tree(spool)
     for path in found:

@@ -5,9 +5,11 @@ import os
 import select
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 from tests.helpers import (
+    FACTOR,
     NOW_US,
     FakeClock,
     ToldOS,
@@ -762,3 +764,307 @@ def test_due_tasks_of_later_priorities_count(server: Server) -> None:
     news(server)
     server.events()
     assert server.backlog.has_due
+
+
+# -- pauses -----------------------------------------------------------------------
+
+
+def pause(server: Server, what: str, text: str = "") -> Path:
+    """Pause as a shell does."""
+    file = Path(server.spool.path, "paused", what)
+    file.write_text(text)
+    news(server)
+    return file
+
+
+def resume(server: Server, file: Path) -> None:
+    file.unlink()
+    news(server)
+
+
+def test_nothing_is_handed_out_while_all_is_paused(server: Server) -> None:
+    name = put(server.spool)
+    news(server)
+    file = pause(server, "all")
+    assert server.take() == []
+    assert not is_due(server)
+    assert server.backlog.next_due_us is None
+    later = put(server.spool, make_name(priority=0))
+    news(server)
+    assert server.take() == []
+    resume(server, file)
+    assert server.take() == [path_of(later), path_of(name)]
+
+
+def test_a_paused_priority_is_passed_over(server: Server) -> None:
+    name = put(server.spool)
+    put(server.spool, make_name(priority=3))
+    news(server)
+    file = pause(server, "priority.3")
+    assert server.take() == [path_of(name)]
+    assert not is_due(server)
+    resume(server, file)
+    assert len(server.take()) == 1
+
+
+def test_a_pause_that_is_there_before_the_first_scan_counts(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    Path(spool.path, "paused/task.t").touch()
+    put(spool)
+    server = Server(spool, clock)
+    assert server.take() == []
+    assert not is_due(server)
+    server.watch.close()
+
+
+def test_a_paused_task_is_passed_over_and_the_others_are_not(server: Server) -> None:
+    names = [
+        put(server.spool, make_name(NOW_US - 9 + k, task="ab"[k % 2])) for k in range(6)
+    ]
+    news(server)
+    file = pause(server, "task.a")
+    assert server.take(1) == [path_of(names[1])]
+    assert server.take() == [path_of(names[3]), path_of(names[5])]
+    assert not is_due(server)
+    assert server.take() == []
+    resume(server, file)
+    assert server.take() == [path_of(each) for each in names[::2]]
+
+
+def test_names_that_were_read_before_are_passed_over_and_come_again(
+    server: Server,
+) -> None:
+    names = [
+        put(server.spool, make_name(NOW_US - 9 + k, task="abb"[k % 3]))
+        for k in range(6)
+    ]
+    news(server)
+    assert server.take(1) == [path_of(names[0])]
+    file = pause(server, "task.b")
+    arrived = put(server.spool, make_name(NOW_US - 1, task="b"))
+    news(server)
+    assert server.take() == [path_of(names[3])]
+    assert not is_due(server)
+    resume(server, file)
+    rest = [*names[1:3], *names[4:], arrived]
+    assert server.take() == [path_of(each) for each in rest]
+    assert server.take() == []
+
+
+def test_a_paused_task_that_is_given_back_waits(server: Server) -> None:
+    name = put(server.spool)
+    news(server)
+    assert server.take() == [path_of(name)]
+    file = pause(server, "task.t")
+    server.backlog.give_back(path_of(name))
+    assert server.take() == []
+    resume(server, file)
+    assert server.take() == [path_of(name)]
+
+
+def test_a_pause_ends_by_itself_and_its_file_goes(
+    spool: SpoolDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    clock = real_clock()
+    server = Server(spool, clock)
+    name = put(spool, make_name(clock.now_us()))
+    file = pause(server, "all", "+10m\n")
+    assert server.take() == []
+    until_us = server.backlog.next_due_us
+    assert until_us is not None
+    assert abs(until_us - clock.now_us() - 600_000_000) < 5_000_000
+    assert server.take() == []
+    clock.advance(605)
+    assert server.take() == [path_of(name)]
+    assert not file.exists()
+    assert [r.message.split()[:2] for r in caplog.records] == [
+        ["pause", "what=all"],
+        ["resume", "what=all"],
+    ]
+    server.watch.close()
+
+
+def test_a_pause_is_longer_when_it_is_written_anew(
+    watching: Server, clock: FakeClock
+) -> None:
+    put(watching.spool)
+    pause(watching, "all", "2026-11-20T21:02:00Z")
+    assert watching.take() == []
+    assert watching.backlog.next_due_us == NOW_US + MINUTE_US
+    pause(watching, "all", "2026-11-20T21:03:00Z")
+    assert watching.take() == []
+    assert watching.backlog.next_due_us == NOW_US + 2 * MINUTE_US
+    clock.advance(119)
+    assert watching.take() == []
+    clock.advance(1)
+    assert len(watching.take()) == 1
+
+
+def test_a_pause_that_is_over_wakes_nobody_else(
+    watching: Server, clock: FakeClock
+) -> None:
+    pause(watching, "task.other", "2026-11-20T21:02:00Z")
+    later = put(watching.spool, make_name(NOW_US + 30_000_000))
+    assert watching.take() == []
+    assert watching.backlog.next_due_us == later.due_us
+    assert watching.take(more_urgent_than=3) == []
+    assert watching.backlog.next_due_us == later.due_us
+    clock.advance(30)
+    assert watching.take() == [path_of(later)]
+    assert watching.backlog.next_due_us == NOW_US + MINUTE_US
+
+
+@pytest.mark.parametrize("text", ["soon", "+10x", "\0", "x" * 5000])
+def test_a_pause_that_cannot_be_read_counts_and_is_told_once(
+    watching: Server, text: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(watching.spool)
+    file = pause(watching, "all", text)
+    for _ in range(3):
+        watching.backlog.scan()
+        assert watching.take() == []
+    assert caplog.text.count("cannot read pause all") == 1
+    assert "it counts, and has no end" in caplog.text
+    resume(watching, file)
+    assert len(watching.take()) == 1
+
+
+def test_a_directory_pauses_too(watching: Server) -> None:
+    put(watching.spool)
+    folder = Path(watching.spool.path, "paused/priority.5")
+    folder.mkdir()
+    assert watching.take() == []
+    folder.rmdir()
+    assert len(watching.take()) == 1
+
+
+@pytest.mark.parametrize("what", ["al", "priority.05", "priority.x", "task. x", "x\ny"])
+def test_a_name_that_pauses_nothing_is_told_once(
+    watching: Server, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(watching.spool)
+    pause(watching, what)
+    watching.backlog.scan()
+    assert len(watching.take()) == 1
+    assert caplog.text.count("so it pauses nothing") == 1
+
+
+def test_a_lost_event_of_a_pause_is_made_good_by_a_scan(watching: Server) -> None:
+    put(watching.spool)
+    watching.events = lambda: None  # type: ignore[method-assign] # lose them
+    pause(watching, "all")
+    watching.backlog.scan()
+    assert watching.take() == []
+
+
+def test_an_error_of_the_pauses_hands_out_nothing(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(watching.spool)
+    file = pause(watching, "task.x")
+    told = ToldOS()
+    told.fail("open", errno.EMFILE)
+    with monkeypatch.context() as patch:
+        patch.setattr(root, "os", told)
+        with pytest.raises(OSError, match="Too many"):
+            watching.take()
+    resume(watching, file)
+    assert len(watching.take()) == 1
+
+
+def test_what_is_paused_anew_is_told_once(watching: Server) -> None:
+    backlog = watching.backlog
+    name = make_name(priority=3)
+    assert not backlog.more_is_paused()
+    file = pause(watching, "task.t")
+    watching.events()
+    assert backlog.more_is_paused()
+    assert not backlog.more_is_paused()
+    assert backlog.pausing.is_paused(path_of(name))
+    assert not backlog.pausing.is_paused(path_of(make_name(task="u")))
+    pause(watching, "priority.3")
+    watching.events()
+    assert backlog.more_is_paused()
+    assert backlog.pausing.is_paused(path_of(make_name(priority=3, task="u")))
+    resume(watching, file)
+    watching.events()
+    assert not backlog.more_is_paused()
+    every = pause(watching, "all")
+    watching.events()
+    assert backlog.more_is_paused()
+    assert backlog.pausing.is_paused(path_of(make_name(task="u")))
+    pause(watching, "task.u")
+    watching.events()
+    assert not backlog.more_is_paused()
+    resume(watching, every)
+    watching.events()
+    assert not backlog.more_is_paused()
+
+
+def test_a_folder_of_paused_names_is_read_once_and_kept(
+    watching: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = put(watching.spool)
+    file = pause(watching, "task.t")
+    assert watching.take() == []
+    clock.advance(KEEP_US / 1e6 + 60)
+    read = reads(watching, monkeypatch)
+    for _ in range(5):
+        assert watching.take() == []
+        clock.advance(10)
+    assert name.folder not in read
+    priority = watching.backlog._priorities[5]
+    assert priority.minutes == []  # a take passes it by
+    other = put(watching.spool, name.but(id="f" * 16))
+    assert watching.take() == []
+    free = put(watching.spool, make_name(NOW_US, task="free"))
+    assert watching.take() == [path_of(free)]
+    Path(watching.spool.path, path_of(free)).unlink()
+    watching.backlog.settle(path_of(free))
+    resume(watching, file)
+    assert watching.run() == [path_of(each) for each in (name, other)]
+    watching.take()
+    assert not watching.spool.has(name.folder)
+
+
+def test_a_folder_whose_paused_names_were_removed_goes(
+    server: Server, clock: FakeClock
+) -> None:
+    name = put(server.spool)
+    news(server)
+    pause(server, "task.t")
+    assert server.take() == []
+    clock.advance(KEEP_US / 1e6 + 60)
+    assert server.take() == []
+    Path(server.spool.path, path_of(name)).unlink()
+    server.backlog.scan()
+    server.take()
+    clock.advance(KEEP_EMPTY)
+    server.take()
+    assert not server.spool.has(name.folder)
+
+
+def test_many_paused_names_in_front_do_not_slow_down_the_others(
+    watching: Server,
+) -> None:
+    first = make_name(NOW_US - 1_000_000, task="paused")
+    watching.spool.make_folder(first.folder)
+    fd = os.open(Path(watching.spool.path, first.folder), os.O_RDONLY)
+    for k in range(10_000):
+        each = first.but(due_us=first.due_us + k, id=f"{k:016x}")
+        os.close(os.open(str(each), os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    put(watching.spool, make_name(NOW_US - 2_000_000))
+    pause(watching, "task.paused")
+    watching.watch.close()  # its news of so many files is not what is looked at here
+    watching = Server(watching.spool, FakeClock())
+    assert len(watching.take()) == 1
+    began = perf_counter()
+    for k in range(1000):
+        name = put(watching.spool, make_name(NOW_US - 1000 + k))
+        assert watching.run(1) == [path_of(name)]
+    assert perf_counter() - began < 2.0 * FACTOR
+    assert not is_due(watching)
+    watching.watch.close()

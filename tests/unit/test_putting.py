@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from tests.helpers import NOW_US, FakeClock, ToldOS, tasks
 
-from spooler import putting
+from spooler import handle as handles, putting
 from spooler.errors import ArgumentsError, NotASpoolError, UsageError
+from spooler.handle import spool_dir
 from spooler.putting import (
     PutOptions,
     check_durability,
     check_priority,
     default_path,
     put,
-    spool_dir,
 )
 from spooler.spooldir import SpoolDir, files, root
 from spooler.task import MAX_HEADER, Name, State
@@ -30,7 +30,7 @@ NO_ZONE = datetime(2026, 1, 1)  # noqa: DTZ001 (that is the mistake)
 def dirs(monkeypatch: pytest.MonkeyPatch, no_leaks: None) -> Iterator[None]:
     """Let go of the spools that a test has used."""
     found: dict[str, SpoolDir] = {}
-    monkeypatch.setattr(putting, "_DIRS", found)
+    monkeypatch.setattr(handles, "_DIRS", found)
     yield
     for each in found.values():
         each.close()

@@ -1,0 +1,195 @@
+"""Put a file with another header in the place of a task that has not begun.
+
+The bytes of a file never change: this is a new file, renamed over the old one while
+the task is held, so that nobody begins it meanwhile. A crash at any point leaves the
+task once, old or new, where it was or held. Specification: docs/format.md, section 3.
+"""
+
+import errno
+import fcntl
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from ..errors import NotFoundError
+from ..task import Name, State
+from .control import HELD, NOT_BEGUN, hold, not_begun, rename
+from .files import NEW_FLAGS, write_all
+from .reading import TaskFile
+from .repair import Found
+from .root import SpoolDir
+
+CHUNK: Final = 64 * 1024 * 1024
+"""Bytes of a body that are copied by one call."""
+
+_NO_COPY: Final = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+)
+_NO_FLOCK: Final = frozenset(
+    {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+)
+_MOVED: Final = "somebody else has just changed or moved it"
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """The new file, under a hidden name."""
+
+    fd: int
+    path: str
+
+
+def replace(
+    spool: SpoolDir, found: Found, task: TaskFile, head: bytes, name: Name
+) -> str:
+    """Give a task that has not begun another header; its body stays. Synced.
+
+    Its file is as old as before, and belongs to whom it belonged. What else is a link
+    to it, a key or a timer's slot, becomes one to the new file.
+
+    Args:
+        task: Its file, open, as it was read.
+        head: The new header, with the newline or the empty line that ends it.
+        name: What it is to be called; it stays held if it was.
+
+    Returns:
+        Its new path; if it could not be renamed in the end, where it is held.
+
+    Raises:
+        UsageError: It is neither waiting nor held.
+        NotFoundError: Somebody began, moved or changed it; nothing was changed.
+        OSError: From the file system. Nothing was changed; but if that could not be
+            undone either, a waiting task is held.
+    """
+    not_begun(found, *NOT_BEGUN)
+    hidden = f"{HELD}/.{os.urandom(8).hex()}"
+    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
+    try:
+        _write(fd, task, head)
+        # Whoever changes what a key is a link to holds these locks: see keys.
+        _flock(fd)
+        _flock(task.fd)
+        try:
+            return _put_in_place(spool, found, task, _New(fd, hidden), name)
+        finally:
+            with suppress(OSError):
+                fcntl.flock(task.fd, fcntl.LOCK_UN)
+    finally:
+        with suppress(OSError):  # it was synced before
+            os.close(fd)
+        with suppress(OSError):  # it is in its place, or it is swept by age
+            os.unlink(hidden, dir_fd=spool.fd)
+
+
+def _write(fd: int, task: TaskFile, head: bytes) -> None:
+    status = os.fstat(task.fd)
+    if os.geteuid() == 0:
+        os.fchown(fd, status.st_uid, status.st_gid)
+    os.fchmod(fd, status.st_mode & 0o777)
+    write_all(fd, head)
+    _copy(task.fd, task.header.body_offset, fd)
+    os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    os.fsync(fd)
+
+
+def _copy(source: int, offset: int, target: int) -> None:
+    """Copy the rest of a file, in the kernel."""
+    in_one = True
+    while True:
+        try:
+            if in_one:
+                count = os.copy_file_range(source, target, CHUNK, offset)
+            else:
+                count = os.sendfile(target, source, offset, CHUNK)
+        except OSError as error:
+            if not in_one or error.errno not in _NO_COPY:
+                raise
+            in_one = False
+            continue
+        if not count:
+            return
+        offset += count
+
+
+def _flock(fd: int) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+
+
+def _put_in_place(
+    spool: SpoolDir, found: Found, task: TaskFile, new: _New, name: Name
+) -> str:
+    if found.state is State.HELD:
+        _swap(spool, found, task, new)
+        with suppress(OSError, NotFoundError):
+            return rename(spool, found, name)
+        return found.path
+    path = hold(spool, found)
+    held = Found(State.HELD, path, Name.parse(path.partition("/")[2]))
+    try:
+        _swap(spool, held, task, new)
+    except BaseException:
+        with suppress(OSError):  # then it stays held
+            spool.move(path, not_begun(found, State.WAITING))
+        raise
+    with suppress(OSError):
+        moved = spool.move(path, name)
+        return f"{moved.folder}/{moved}"
+    return path
+
+
+def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
+    """Put the new file in the place of the old one, which is held."""
+    if not _is_at(spool, task, held.path):
+        raise NotFoundError(held.id, _MOVED)
+    try:
+        _relink(spool, task.fd, new.path)
+        links = os.fstat(task.fd).st_nlink
+        os.rename(new.path, held.path, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    except BaseException:
+        _relink(spool, new.fd, held.path)
+        raise
+    with suppress(OSError):
+        if os.fstat(task.fd).st_nlink == links:
+            # The old one was moved away in this instant, so now there are two.
+            os.unlink(held.path, dir_fd=spool.fd)
+            raise NotFoundError(held.id, _MOVED)
+    spool.sync_moved(HELD)
+
+
+def _is_at(spool: SpoolDir, task: TaskFile, path: str) -> bool:
+    try:
+        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(status, os.fstat(task.fd))
+
+
+def _relink(spool: SpoolDir, old_fd: int, new: str) -> None:
+    """Make what is a link to one file, a key or a timer's slot, a link to another."""
+    old = os.fstat(old_fd)
+    if old.st_nlink < 2:
+        return
+    for folder in ("keys", "timers"):
+        with os.scandir(f"{spool.path}/{folder}") as entries:
+            inodes = {each.name: each.inode() for each in entries}
+        for file in (name for name, inode in inodes.items() if inode == old.st_ino):
+            _link_over(spool, new, f"{folder}/{file}")
+            spool.sync_moved(folder)
+
+
+def _link_over(spool: SpoolDir, source: str, target: str) -> None:
+    """Link a file to a name that is a link to another one."""
+    folder, _, file = target.partition("/")
+    spare = f"{folder}/.{file}.{os.urandom(4).hex()}"
+    os.link(source, spare, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    try:
+        os.rename(spare, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(spare, dir_fd=spool.fd)
+        raise

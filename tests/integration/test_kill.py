@@ -1,0 +1,216 @@
+"""Runs that are killed: over their time limit, or since somebody asked for it."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event, Thread
+from time import time
+from typing import Any
+
+import pytest
+
+from spooler.spooldir import SpoolDir, kills
+
+from ..helpers import FACTOR
+from .conftest import Box, is_alive, stays, wait_until
+
+LATE = 0.2 * FACTOR
+"""Seconds after its time limit in which a run must be dead."""
+
+HOWS = ["loop", "c", "re", "ignore", "swallow"]
+
+
+def start(box: Box, *options: str) -> Any:
+    return box.start(*options, imports="limited")
+
+
+def kill(box: Box, task_id: str) -> None:
+    spool = SpoolDir(box.spool)
+    kills.ask(spool, task_id)
+    spool.close()
+
+
+def requests(box: Box) -> list[str]:
+    return box.names("kill")
+
+
+class Pulse:
+    """Writes down when a process has ended."""
+
+    def __init__(self, pid: int) -> None:
+        self.ended = 0.0
+        self._thread = Thread(target=self._watch, args=(pid,))
+        self._thread.start()
+
+    def _watch(self, pid: int) -> None:
+        while is_alive(pid):
+            Event().wait(0.002)
+        self.ended = time()
+
+    def wait(self) -> float:
+        self._thread.join()
+        return self.ended
+
+
+# -- time limits ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_run_is_dead_soon_after_its_time_limit(
+    box: Box, how: str, record_property: Callable[..., None]
+) -> None:
+    start(box)
+    box.put("hard", how=how)
+    begun = float(wait_line(box, "begun"))
+    pulse = Pulse(box.number("pid"))
+    late = pulse.wait() - begun - 0.3
+    record_property("seconds late", late)
+    assert -0.01 <= late <= LATE
+    why = box.why()
+    assert why["reason"] == "timeout"
+    assert why["error"] == "ran past its time limit and was killed"
+    assert [each["attempt"] for each in why["attempts"]] == [1]
+    box.put("plain")
+    wait_until(lambda: box.lines("plain"))
+
+
+def wait_line(box: Box, name: str) -> str:
+    wait_until(lambda: box.lines(name))
+    return box.lines(name)[-1]
+
+
+def test_a_stopped_worker_is_dead_soon_after_the_time_limit(box: Box) -> None:
+    start(box)
+    box.put("hard", how="loop")
+    begun = float(wait_line(box, "begun"))
+    pid = box.number("pid")
+    os.kill(pid, signal.SIGSTOP)
+    assert Pulse(pid).wait() - begun - 0.3 <= LATE
+    assert box.why()["reason"] == "timeout"
+
+
+def test_children_may_end_in_order_and_that_is_no_success(box: Box) -> None:
+    start(box)
+    box.put("hard", how="child")
+    wait_line(box, "begun")
+    assert box.why()["reason"] == "timeout"
+    assert box.lines("trapped") == ["ended"]
+
+
+def test_what_was_handed_to_a_killed_worker_is_not_counted(box: Box) -> None:
+    for number in range(20):
+        box.later("beside", {"priority": 6}, name=f"beside{number}")
+    box.put("hard", how="loop")
+    start(box)
+    assert box.why()["reason"] == "timeout"
+    for number in range(20):
+        assert wait_line(box, f"beside{number}") == "1"
+
+
+# -- requests ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", HOWS)
+def test_a_kill_ends_a_run_and_its_task_fails(box: Box, how: str) -> None:
+    start(box)
+    handle = box.put("endless", how=how)
+    pulse = Pulse(box.number("pid"))
+    asked = time()
+    kill(box, handle.id)
+    assert pulse.wait() - asked <= 0.5 * FACTOR
+    why = box.why()
+    assert why["reason"] == "killed"
+    assert [each["attempt"] for each in why["attempts"]] == [1]
+    wait_until(lambda: not requests(box))
+    box.put("plain")
+    wait_until(lambda: box.lines("plain"))
+    assert len(box.lines("pid")) == 1
+
+
+def test_a_kill_ends_a_stopped_run(box: Box) -> None:
+    start(box)
+    handle = box.put("endless", how="loop")
+    pid = box.number("pid")
+    os.kill(pid, signal.SIGSTOP)
+    kill(box, handle.id)
+    assert box.why()["reason"] == "killed"
+    wait_until(lambda: not is_alive(pid) and not requests(box))
+
+
+def test_only_the_daemon_that_runs_a_task_removes_the_request(box: Box) -> None:
+    first = start(box)
+    handle = box.put("endless", how="loop")
+    pid = box.number("pid")
+    start(box)
+    for process in box.processes():  # the first one can do nothing
+        if process in (first.pid, *first.children()):
+            os.kill(process, signal.SIGSTOP)
+    kill(box, handle.id)
+    assert stays(lambda: requests(box) == [handle.id], seconds=1.5)
+    assert is_alive(pid)
+    for process in (first.pid, *first.children()):
+        os.kill(process, signal.SIGCONT)
+    assert box.why()["reason"] == "killed"
+    wait_until(lambda: not requests(box))
+
+
+def test_a_request_that_was_there_before_the_daemon_counts(box: Box) -> None:
+    handle = box.put("endless", how="loop")
+    kill(box, handle.id)
+    (box.spool / "kill" / "no-id").touch()
+    start(box)
+    assert box.why()["reason"] == "killed"
+    wait_until(lambda: requests(box) == ["no-id"])
+
+
+def test_a_kill_counts_while_the_daemon_drains(box: Box) -> None:
+    daemon = start(box, "--grace", "60")
+    handle = box.put("endless", how="loop")
+    box.number("pid")
+    daemon.send(signal.SIGTERM)
+    daemon.wait_for("drain: signal")
+    kill(box, handle.id)
+    assert daemon.wait() == 0
+    assert box.why()["reason"] == "killed"
+    assert not requests(box)
+    assert box.is_left_clean()
+
+
+def test_a_request_for_what_waits_or_is_unknown_harms_nobody(box: Box) -> None:
+    start(box)
+    later = box.later("beside", {"at": "+1h"})
+    kill(box, later.id)
+    kill(box, "0" * 16)
+    box.put("beside")
+    assert wait_line(box, "beside") == "1"
+    assert stays(lambda: len(requests(box)) == 2, seconds=1.2)
+    assert len(box.waiting()) == 1
+
+
+def test_many_kills_at_once(box: Box) -> None:
+    start(box, "--workers", "4")
+    handles = [box.put("endless", how="loop") for _ in range(4)]
+    wait_until(lambda: len(box.lines("pid")) == 4)
+    for handle in handles:
+        kill(box, handle.id)
+    wait_until(lambda: len(box.failed()) == 4)
+    for path in (box.spool / "failed").glob("*.why"):
+        assert json.loads(Path(path).read_text())["reason"] == "killed"
+    wait_until(lambda: not requests(box))
+    assert len(box.lines("pid")) == 4
+
+
+def test_a_run_that_dies_while_it_is_killed_is_killed(box: Box) -> None:
+    start(box)
+    handle = box.put("endless", how="ignore")
+    pid = box.number("pid")
+    kill(box, handle.id)
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: box.failed() or len(box.lines("pid")) == 2)
+    # Either was first; if it was the death, it runs again, and then it is killed.
+    assert box.why()["reason"] == "killed"
+    wait_until(lambda: not requests(box))

@@ -1,0 +1,296 @@
+"""Put a file with another header in the place of a task that has not begun."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+from tests.helpers import NOW_US, ToldOS, make_name, path_of, put, tasks, tree
+
+from spooler.clock import CLOCK
+from spooler.errors import NotFoundError, UsageError
+from spooler.spooldir import SpoolDir, claims, control, editing, keys, repair, timers
+from spooler.spooldir.reading import TaskFile
+from spooler.spooldir.repair import Found
+from spooler.task import MINUTE_US, Name, State
+
+ID = "8c1f42d09ab3e617"
+HEAD = b'{"task":"t","args":{"a":1}}\n'
+NEW = b'{"task":"u","args":{"a":22222}}\n'
+BODY = b"body\0\n" * 1000
+LATER_US = NOW_US + 5 * MINUTE_US
+
+
+def found(spool: SpoolDir) -> Found:
+    return repair.find(spool, ID)
+
+
+def begin(
+    spool: SpoolDir, state: State = State.WAITING, data: bytes = HEAD + BODY
+) -> tuple[Found, TaskFile, Name]:
+    name = put(spool, make_name(id=ID), data)
+    if state is State.HELD:
+        control.hold(spool, found(spool))
+    there = found(spool)
+    return there, repair.read(spool, there), name
+
+
+def whole(spool: SpoolDir) -> dict[str, bytes]:
+    """Return the tasks; no hidden file may be left."""
+    assert not [p for p in tree(spool) if "/." in p and p != "timers/.lock"]
+    return tasks(spool)
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_the_header_changes_and_the_body_stays(spool: SpoolDir, state: State) -> None:
+    there, task, name = begin(spool, state)
+    path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert path == (f"held/{name}" if state is State.HELD else path_of(name))
+    assert whole(spool) == {path: NEW + BODY}
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_the_name_changes(spool: SpoolDir, state: State) -> None:
+    there, task, name = begin(spool, state)
+    other = Name(LATER_US, 0, name.attempt, ID, "u")
+    path = editing.replace(spool, there, task, NEW, other)
+    task.close()
+    assert path == (f"held/{other}" if state is State.HELD else path_of(other))
+    assert whole(spool) == {path: NEW + BODY}
+
+
+def test_the_file_is_as_old_and_as_private_as_before(spool: SpoolDir) -> None:
+    there, task, name = begin(spool)
+    file = Path(spool.path, there.path)
+    file.chmod(0o640)
+    os.utime(file, ns=(10**18, 10**18 + 1))
+    path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    status = os.stat(Path(spool.path, path))
+    assert (status.st_mode & 0o777, status.st_mtime_ns) == (0o640, 10**18 + 1)
+
+
+def test_the_file_belongs_to_whom_it_belonged(spool: SpoolDir) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    there, task, name = begin(spool)
+    os.chown(Path(spool.path, there.path), 12, 34)
+    path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    status = os.stat(Path(spool.path, path))
+    assert (status.st_uid, status.st_gid) == (12, 34)
+
+
+@pytest.mark.parametrize("way", ["kernel", "sendfile"])
+def test_a_large_body_is_copied_in_pieces(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setattr(editing, "CHUNK", 1000)
+    there, task, name = begin(spool)
+    told = ToldOS()
+    if way == "sendfile":
+        told.fail("copy_file_range", errno.EXDEV)
+    monkeypatch.setattr(editing, "os", told)
+    path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {path: NEW + BODY}
+    calls = {"kernel": "copy_file_range", "sendfile": "sendfile"}
+    assert told.calls.count(calls[way]) > 5
+
+
+def test_a_worker_that_was_first_keeps_the_task_as_it_was(spool: SpoolDir) -> None:
+    there, task, name = begin(spool)
+    worker = claims.Claims(spool, "w1", {os.getuid()})
+    assert worker.claim(there.path) is not None
+    with pytest.raises(NotFoundError, match="somebody else has just moved it"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    os.close(worker._fd)
+    assert whole(spool) == {f"running/w1/{name}": HEAD + BODY}
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_a_file_that_somebody_else_has_changed_is_left_as_it_is(
+    spool: SpoolDir, state: State
+) -> None:
+    there, task, name = begin(spool, state)
+    second = repair.read(spool, there)
+    path = editing.replace(spool, there, second, NEW, name)
+    second.close()
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, HEAD, name)
+    task.close()
+    assert whole(spool) == {path: NEW + BODY}
+
+
+def test_a_held_file_that_is_gone_is_no_task(spool: SpoolDir) -> None:
+    there, task, name = begin(spool, State.HELD)
+    Path(spool.path, there.path).unlink()
+    with pytest.raises(NotFoundError):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {}
+
+
+def test_a_task_that_is_released_in_that_instant_is_there_once(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+
+    class Meanwhile(ToldOS):
+        def rename(self, *args: str, **fds: int) -> None:
+            control.release(spool, there)
+            os.rename(*args, **fds)
+
+    monkeypatch.setattr(editing, "os", Meanwhile())
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {path_of(name): HEAD + BODY}
+
+
+def test_what_runs_or_has_failed_is_refused(spool: SpoolDir) -> None:
+    there, task, name = begin(spool)
+    claims.give_up(spool, there.path, name, {"v": 1})
+    with pytest.raises(UsageError, match="kick"):
+        editing.replace(spool, found(spool), task, NEW, name)
+    task.close()
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("write", errno.ENOSPC), ("fsync", errno.EIO), ("rename", errno.EIO)],
+)
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_an_error_leaves_the_task_as_it_was(
+    spool: SpoolDir,
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    call: str,
+    code: int,
+) -> None:
+    there, task, name = begin(spool, state)
+    told = ToldOS()
+    told.fail(call, code)
+    monkeypatch.setattr(editing, "os", told)
+    monkeypatch.setattr("spooler.spooldir.files.os", told)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {there.path: HEAD + BODY}
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_a_task_that_cannot_be_put_back_is_held_and_changed(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    there, task, name = begin(spool, state)
+    told = ToldOS()
+    # The first is the hold, where it waits.
+    told.fail("rename", *([None] if state is State.WAITING else []), errno.EIO)
+    monkeypatch.setattr(control, "os", told)
+    monkeypatch.setattr("spooler.spooldir.root.os", told)
+    path = editing.replace(spool, there, task, NEW, name.but(priority=0))
+    task.close()
+    assert path == f"held/{name}"
+    assert whole(spool) == {path: NEW + BODY}
+
+
+def test_a_file_system_without_locks_is_no_obstacle(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    there, task, name = begin(spool)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {path: NEW + BODY}
+
+
+def test_an_error_of_the_lock_changes_nothing(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    there, task, name = begin(spool)
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match="broken"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {there.path: HEAD + BODY}
+
+
+# -- other links ------------------------------------------------------------------
+
+KEYED = b'{"task":"t","args":{"a":1},"id":"8c1f42d09ab3e617","key":"k"}\n'
+NEW_KEYED = b'{"task":"t","args":{"a":2},"id":"8c1f42d09ab3e617","key":"k"}\n'
+
+
+def put_keyed(spool: SpoolDir) -> tuple[Found, TaskFile, Name]:
+    name = make_name(CLOCK.now_us(), id=ID)
+    assert keys.put(spool, name, [KEYED], "k", durable=False) is None
+    there = found(spool)
+    return there, repair.read(spool, there), name
+
+
+def test_a_key_goes_on_to_the_new_file(spool: SpoolDir) -> None:
+    there, task, name = put_keyed(spool)
+    path = editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    key = keys.key_path("t", "k")
+    file = Path(spool.path, path)
+    assert file.samefile(Path(spool.path, key))
+    assert os.stat(file).st_nlink == 2
+    taken = keys.put(spool, make_name(), [KEYED], "k", durable=False)
+    assert taken is not None
+    assert taken.id == ID
+    file.unlink()
+    assert keys.put(spool, make_name(), [KEYED], "k", durable=False) is None
+
+
+def test_a_key_stays_with_the_old_file_after_an_error(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = put_keyed(spool)
+    told = ToldOS()
+    told.fail("rename", None, errno.EIO)  # the key's, and then the task's
+    monkeypatch.setattr(editing, "os", told)
+    with pytest.raises(OSError, match="Input/output"):
+        editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    key = Path(spool.path, keys.key_path("t", "k"))
+    assert key.samefile(Path(spool.path, there.path))
+    assert os.stat(key).st_nlink == 2
+
+
+def test_a_key_that_cannot_be_changed_leaves_all_as_it_was(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = put_keyed(spool)
+    told = ToldOS()
+    told.fail("rename", errno.EIO)
+    monkeypatch.setattr(editing, "os", told)
+    with pytest.raises(OSError, match="Input/output"):
+        editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    assert os.stat(Path(spool.path, there.path)).st_nlink == 2
+    assert not [p for p in tree(spool) if "/." in p]
+
+
+def test_a_timer_still_knows_the_task_of_its_slot(spool: SpoolDir) -> None:
+    slot = Name(NOW_US, 5, 0, timers.slot_id("t", NOW_US), "t")
+    with timers.lock(spool):
+        timers.put_slot(spool, slot, HEAD)
+    there = repair.find(spool, slot.id)
+    task = repair.read(spool, there)
+    path = editing.replace(spool, there, task, NEW, slot)
+    task.close()
+    assert not timers.is_finished(spool, "t", NOW_US)
+    assert Path(spool.path, path).read_bytes() == NEW
+    Path(spool.path, path).unlink()
+    assert timers.is_finished(spool, "t", NOW_US)
