@@ -138,10 +138,10 @@ class _Lines(logging.Handler):
         """Write a record."""
         try:
             self._write(f"{self.format(record)}\n".encode("utf-8", "backslashreplace"))
-        except OSError:
-            return  # a full disk: it stands in spoold's log all the same
-        except Exception:  # noqa: BLE001 (as logging does: a bad format string)
-            self.handleError(record)
+        except Exception:  # noqa: BLE001 (logging never fails in the caller)
+            # A full disk: it stands in spoold's log all the same. Or a format that
+            # does not fit: the other handler tells.
+            return
 
 
 class _Logging:

@@ -134,17 +134,22 @@ class ConcurrentWorker:
 
         If the waiting is interrupted the coroutine is cancelled.
         """
-        scope = anyio.CancelScope()
+        scopes = []
 
         async def wait() -> object:
-            with scope:
+            with anyio.CancelScope() as scope:
+                scopes.append(scope)
                 return await coroutine
             return None  # cancelled: whoever waited does not wait any more
+
+        def cancel() -> None:
+            for scope in scopes:
+                scope.cancel()
 
         try:
             return from_thread.run(wait, token=self._token)
         except BaseException:
-            from_thread.run_sync(scope.cancel, token=self._token)
+            from_thread.run_sync(cancel, token=self._token)
             raise
 
     # -- the main thread --------------------------------------------------------

@@ -83,6 +83,15 @@ class Call:
         """
         return put(self.task, self.args, self.options)
 
+    async def aspool(self) -> Handle:
+        """Put it now, in a thread, so that an event loop need not wait for the disk.
+
+        In asyncio and in trio. Errors as for ``spool``.
+        """
+        from .in_thread import in_thread  # noqa: PLC0415 (it loads anyio)
+
+        return await in_thread(self.spool)
+
     def follower(self, spool: str | None) -> Follower:
         """Return it as what a file says of a follower.
 

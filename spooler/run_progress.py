@@ -39,7 +39,7 @@ RUNS: Final[dict[str, _Said]] = {}
 Empty as long as none has: so a worker knows in no time that there is nothing to do.
 """
 
-_SPOOLS: Final[dict[str, SpoolDir]] = {}
+SPOOLS: Final[dict[str, SpoolDir]] = {}
 
 
 def progress(
@@ -71,9 +71,9 @@ def progress(
     now = clock.monotonic()
     said = RUNS.get(task.id)
     if said is None:
-        if task.spool not in _SPOOLS:
-            _SPOOLS[task.spool] = SpoolDir(task.spool)
-        said = RUNS[task.id] = _Said(_SPOOLS[task.spool], -math.inf)
+        if task.spool not in SPOOLS:
+            SPOOLS[task.spool] = SpoolDir(task.spool)
+        said = RUNS[task.id] = _Said(SPOOLS[task.spool], -math.inf)
     if done != total and now - said.at < EVERY:
         return
     said.at = now

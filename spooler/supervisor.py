@@ -282,6 +282,8 @@ class Supervisor:
             return
         self._feed_again = False
         self._parking.look()
+        if self._backlog.more_is_paused():
+            self._take_back()
         hungry = [w for w in self._workers.values() if w.room > 0]
         hungry.sort(key=lambda worker: len(worker.in_flight))
         while hungry:
@@ -317,6 +319,14 @@ class Supervisor:
                 break
         return taken
 
+    def _take_back(self) -> None:
+        """Drain workers that hold names of paused tasks: they begin no more of them."""
+        is_paused = self._backlog.pausing.is_paused
+        for worker in self._workers.values():
+            waiting = [path for path in worker.in_flight if path not in worker.running]
+            if len(worker.in_flight) > 1 and any(map(is_paused, waiting)):
+                worker.drain()
+
     def _offer_urgent(self) -> None:
         """Let workers with names in hand run what is more urgent first."""
         busy = [w for w in self._workers.values() if w.takes_urgent]
@@ -344,7 +354,9 @@ class Supervisor:
             return
         # What a slow worker has not begun goes to them.
         late.stalled = True
+        is_paused = self._backlog.pausing.is_paused
         paths = [path for path in late.in_flight if path not in late.running]
+        paths = [path for path in paths if not is_paused(path)]
         for index, other in enumerate(idle):
             part = paths[index :: len(idle)]
             if part:

@@ -137,6 +137,13 @@ class Task(Generic[P, R]):
         """
         return self._call(self._options, args, kwargs).spool()
 
+    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
+        """Put a task as ``spool`` does, in a thread: the event loop goes on meanwhile.
+
+        In asyncio and in trio.
+        """
+        return await self._call(self._options, args, kwargs).aspool()
+
     def using(self, **options: Unpack[UsingKeywords]) -> "Using[P]":
         """Return something whose ``spool`` puts the task so.
 
@@ -256,6 +263,10 @@ class Using(Generic[P]):
     def spool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
         """Put the task, as ``Task.spool`` does."""
         return self.call(*args, **kwargs).spool()
+
+    async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
+        """Put the task, as ``Task.aspool`` does."""
+        return await self.call(*args, **kwargs).aspool()
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call:
         """Return the task with these arguments, as ``Task.call`` does."""

@@ -9,8 +9,8 @@ modules, cannot be replaced for a reload, and does not report how a worker died.
 
 Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
 socket attached, ``{"freeze": pid}`` and ``{"kill": pid}``. From it:
-``{"ready": [...], "files": {...}}`` or ``{"error": text}``, ``{"forked": pid}`` (null if
-that failed) and ``{"exit": pid, "status": n}``.
+``{"ready": [...], "files": {...}}`` or ``{"error": text}``, ``{"forked": pid}`` (null
+if that failed) and ``{"exit": pid, "status": n}``.
 """
 
 import contextlib

@@ -221,8 +221,8 @@ class Progress:
         worker = self.claim.worker
         folder = f"running/{worker}"
         path = f"{folder}/{name}"
-        _write_whole(self._spool, folder, path, data)
         try:
+            _write_whole(self._spool, folder, path, data)
             self._spool.sync(folder)
             # The next one has not begun; one write for both.
             os.pwrite(self._fd, b"-%015d" % (self.next + 1), 0)
@@ -380,13 +380,13 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     old = [f for f in spool.all_names(FOLDER) if _is_old(spool, f, clock)]
     if not old:
         return 0
-    known = _known(spool)
     named = set()
     for file in spool.names(FOLDER):
         with suppress(CorruptError):
             found = read(spool, file)
             if found is not None and found.part is not None:
                 named.add(f".{found.part}")
+    known = _known(spool, {file for file in old if file not in named})
     count = 0
     for file in old:
         if file in named:  # its holder is gone, and so is who was to put it in place
@@ -410,9 +410,9 @@ def _is_old(spool: SpoolDir, file: str, clock: Clock) -> bool:
     return clock.now_us() - changed_us > LEFT_OVER_AGE * 1e6
 
 
-def _known(spool: SpoolDir) -> set[str]:
+def _known(spool: SpoolDir, left_over: set[str]) -> set[str]:
     """Return the ids of all batches, wherever they are."""
-    found = [file[1:] for file in spool.all_names(FOLDER)]
+    found = [file[1:] for file in spool.all_names(FOLDER) if file not in left_over]
     for _ in range(2):  # lest one that is claimed or given back slip by
         folders = [f"running/{worker}" for worker in spool.names("running")]
         folders += ["held", "failed", "corrupt"]

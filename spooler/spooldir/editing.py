@@ -146,19 +146,27 @@ def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
     """Put the new file in the place of the old one, which is held."""
     if not _is_at(spool, task, held.path):
         raise NotFoundError(held.id, _MOVED)
+    others = _other_links(spool, task)
+    links = os.fstat(task.fd).st_nlink - len(others)
+    root = spool.fd
+    done: list[str] = []
     try:
-        _relink(spool, task.fd, new.path)
-        links = os.fstat(task.fd).st_nlink
-        os.rename(new.path, held.path, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        # Killed between these, a key or a slot is free although its task waits.
+        for path in others:
+            _link_over(spool, new.path, path)
+            done.append(path)
+        os.rename(new.path, held.path, src_dir_fd=root, dst_dir_fd=root)
     except BaseException:
-        _relink(spool, new.fd, held.path)
+        for path in done:
+            with suppress(OSError):
+                _link_over(spool, held.path, path)
         raise
     with suppress(OSError):
         if os.fstat(task.fd).st_nlink == links:
             # The old one was moved away in this instant, so now there are two.
             os.unlink(held.path, dir_fd=spool.fd)
             raise NotFoundError(held.id, _MOVED)
-    spool.sync_moved(HELD)
+    spool.sync_moved(HELD, *(path.partition("/")[0] for path in others))
 
 
 def _is_at(spool: SpoolDir, task: TaskFile, path: str) -> bool:
@@ -169,17 +177,18 @@ def _is_at(spool: SpoolDir, task: TaskFile, path: str) -> bool:
     return os.path.samestat(status, os.fstat(task.fd))
 
 
-def _relink(spool: SpoolDir, old_fd: int, new: str) -> None:
-    """Make what is a link to one file, a key or a timer's slot, a link to another."""
-    old = os.fstat(old_fd)
-    if old.st_nlink < 2:
-        return
-    for folder in ("keys", "timers"):
+def _other_links(spool: SpoolDir, task: TaskFile) -> list[str]:
+    """Return what else is a link to a task's file: its key, or its timer's slot."""
+    status = os.fstat(task.fd)
+    found = []
+    for folder in ("keys", "timers") if status.st_nlink > 1 else ():
         with os.scandir(f"{spool.path}/{folder}") as entries:
-            inodes = {each.name: each.inode() for each in entries}
-        for file in (name for name, inode in inodes.items() if inode == old.st_ino):
-            _link_over(spool, new, f"{folder}/{file}")
-            spool.sync_moved(folder)
+            found += [
+                f"{folder}/{each.name}"
+                for each in entries
+                if each.inode() == status.st_ino
+            ]
+    return found
 
 
 def _link_over(spool: SpoolDir, source: str, target: str) -> None:

@@ -105,10 +105,8 @@ def put(
                     spool.sync("keys")
                 taking.remove_old(durable=durable)
             finally:
-                try:
-                    unlock(fd)
-                finally:
-                    spool.let_go(fd, hidden)
+                unlock(fd)
+                spool.let_go(fd, hidden)
         except OSError as error:
             if not placed:
                 raise
@@ -155,10 +153,8 @@ def adopt(
             taking.remove_old(durable=False)
             return name, True
     finally:
-        try:
-            unlock(fd)
-        finally:
-            os.close(fd)
+        unlock(fd)
+        _close(fd)
 
 
 def adopt_copy(
@@ -173,7 +169,7 @@ def adopt_copy(
         chunks = iter(lambda: os.read(fd, PIECE), b"")
         there = put(spool, name, chunks, key, if_exists)
     finally:
-        os.close(fd)
+        _close(fd)
     os.unlink(path, dir_fd=spool.fd)
     return (name, True) if there is None else (there, False)
 
@@ -400,7 +396,11 @@ class Taking:
     def _release(self) -> None:
         owner, self._owner = self._owner, None
         if owner is not None:
-            try:
-                unlock(owner.fd)
-            finally:
-                os.close(owner.fd)
+            unlock(owner.fd)
+            _close(owner.fd)
+
+
+def _close(fd: int) -> None:
+    """Close a file to which nothing was written, so that nothing can be lost."""
+    with suppress(OSError):
+        os.close(fd)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from spooler.errors import SpoolerError, SpoolUncertain
 from spooler.spooldir import (
     SpoolDir,
+    batches,
     body,
     claims,
     control,
@@ -42,6 +43,7 @@ from spooler.task import MINUTE_US, Claim, Name, Outcome, State, Verdict
 from tests.helpers import NOW_US, FakeClock, open_files, real_clock, tasks, tree
 
 MODULES: Final = (
+    batches,
     body,
     claims,
     control,

@@ -40,7 +40,7 @@ from .fatal import FatalOS, adopting, die, late_clock, patched
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 KEY = key_path("t", "k")
-CODES = [errno.ENOSPC, errno.EIO, errno.EMFILE, errno.ESTALE]
+CODES = [errno.ENOSPC, errno.ESTALE]
 
 
 @pytest.fixture(autouse=True)
@@ -156,6 +156,7 @@ CASES = [
     *(
         Case(f"{c.name}, hidden", c.act, c.prepare, c.most, c.again, hidden=True)
         for c in PUTS
+        if c.name in ("put", "put, died", "replace")
     ),
     Case("adopt", adopt, drop, again=adopt),
     Case("adopt, taken", adopt, taken_and_dropped("skip"), again=adopt),

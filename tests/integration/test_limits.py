@@ -161,18 +161,20 @@ def test_waiting_for_a_slot_takes_no_time(box: Box) -> None:
 
 
 def test_tasks_of_a_limit_run_in_their_order(box: Box) -> None:
-    for number in range(40):
+    """With several workers what they have at hand may come in between."""
+    for number in range(100, 300):
         box.put("in_order", number=number)
-    start(box, "--workers", "3")
+    start(box)
     wait_until(lambda: box.lines("order"))
-    assert stays(lambda: len(box.lines("order")) == 1, seconds=1.2)
-    box.later("in_order", {"priority": 0}, number=-1)
-    assert stays(lambda: len(box.lines("order")) == 1, seconds=0.2)
+    assert stays(lambda: len(box.lines("order")) == 1, seconds=1.5)
+    box.later("in_order", {"priority": 0}, number=0)
+    assert stays(lambda: len(box.lines("order")) == 1, seconds=0.5)
     box.open()
-    wait_until(lambda: len(box.lines("order")) == 41)
-    first, *others = map(int, box.lines("order"))
-    assert first in (0, 1, 2)  # one of three workers was the first to ask
-    assert others == sorted(others)
+    wait_until(lambda: len(box.lines("order")) == 201, timeout=30)
+    order = list(map(int, box.lines("order")))
+    assert order.index(0) < 20  # the urgent one is first, but for those at hand
+    order.remove(0)
+    assert order == sorted(order)
 
 
 def test_a_burst_runs_what_waits_for_limits(box: Box) -> None:

@@ -469,3 +469,79 @@ def test_a_date_is_no_moment(here: Path) -> None:
     a_date: Any = date(2026, 11, 20)
     with pytest.raises(UsageError, match="is a date"):
         Spooler("spool").put("elsewhere", at=a_date)
+
+
+# -- keys -------------------------------------------------------------------------
+
+
+def key_of(handle: Handle) -> tuple[str | None, RunOptions | None]:
+    """Return the key in a task's file, and what it says of its run."""
+    (file,) = Path(handle.spool).glob(f"5/*/*.{handle.id}.*")
+    header = decode(file.read_bytes(), whole=True)
+    assert header is not None
+    return header.key, header.options
+
+
+def test_a_key_is_filled_with_the_arguments(spooler: Spooler) -> None:
+    @spooler.spool(key="{number:03}-{day:%Y-%m}-{width}")
+    def invoice(number: int, day: date, width: int = 4, body: bytes = b"") -> None: ...
+
+    handle = invoice.spool(7, day=date(2026, 11, 20))
+    assert key_of(handle) == ("007-2026-11-4", None)
+    assert invoice.spool(number=7, day=date(2026, 11, 1), width=4) == handle
+    assert invoice.using(body=b"x").spool(8, date(2026, 11, 1)) != handle
+
+
+def test_a_key_of_a_put_is_taken_as_it_is(spooler: Spooler) -> None:
+    @spooler.spool(key="{number}")
+    def invoice(number: int) -> None: ...
+
+    assert key_of(invoice.using(key="{number}").spool(7))[0] == "{number}"
+    handle = spooler.put("invoice", {"number": 8}, key="{number}", id="0" * 16)
+    assert handle.id != "0" * 16
+
+
+def test_options_of_a_key_are_written_into_the_file(spooler: Spooler) -> None:
+    @spooler.spool(key="k", unique_for="1h", if_exists="raise", hard_timeout=5)
+    def invoice(number: int = 1) -> None: ...
+
+    handle = invoice.spool()
+    assert key_of(handle)[1] == RunOptions(unique_for=3600.0, if_exists="raise")
+    assert invoice.using(if_exists="skip").spool() == handle
+    other = invoice.using(key="other", unique_for=timedelta(seconds=5)).spool()
+    assert key_of(other)[1] == RunOptions(unique_for=5.0, if_exists="raise")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"key": "{nmber}"}, "there is no argument 'nmber'"),
+        ({"key": 5}, "key=5 cannot be: it is text"),
+        ({"unique_for": 5}, "unique_for= needs key="),
+        ({"if_exists": "skip"}, "if_exists= needs key="),
+        ({"key": "k", "if_exists": "maybe"}, "'skip', 'raise' or 'replace'"),
+        ({"key": "k", "unique_for": 0}, "more than 0"),
+    ],
+)
+def test_a_key_that_cannot_be_is_refused_at_registration(
+    spooler: Spooler, options: dict[str, Any], problem: str
+) -> None:
+    def invoice(number: int) -> None: ...
+
+    with pytest.raises(UsageError, match=problem):
+        spooler.spool(**options)(invoice)
+
+
+def test_a_key_that_comes_out_empty_is_refused_at_the_put(spooler: Spooler) -> None:
+    @spooler.spool(key="{text}")
+    def say(text: str) -> None: ...
+
+    with pytest.raises(UsageError, match="1 to 200 bytes"):
+        say.spool("")
+
+
+def test_a_timer_takes_no_key(spooler: Spooler) -> None:
+    def tick() -> None: ...
+
+    with pytest.raises(UsageError, match="a timer takes no key="):
+        spooler.timer(5, key="k")(tick)

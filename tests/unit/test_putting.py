@@ -213,3 +213,54 @@ def test_an_error_while_writing_names_the_spool(
     with pytest.raises(OSError, match="No space left on device") as caught:
         put("t", b"{}", PutOptions(spool=spool.path))
     assert caught.value.filename == spool.path
+
+
+# -- keys -------------------------------------------------------------------------
+
+
+def keyed(spool: SpoolDir, key: Any = "k", **run: Any) -> PutOptions:
+    return PutOptions(spool=spool.path, key=key, run=RunOptions(**run))
+
+
+def test_a_task_with_a_key_tells_its_name_in_its_file(spool: SpoolDir) -> None:
+    handle = put("t", b"{}", keyed(spool))
+    name, data = only(spool)
+    assert name == handle._name
+    assert data == (
+        b'{"task":"t","at":"2026-11-20T21:01:00.000000+00:00","priority":5,"id":"%s",'
+        b'"key":"k"}\n' % handle.id.encode()
+    )
+
+
+def test_a_handle_is_that_of_the_task_with_the_key(spool: SpoolDir) -> None:
+    first = put("t", b"{}", keyed(spool, if_exists="skip"))
+    again = put("t", b'{"other":1}', keyed(spool))
+    assert (again, again._name, again.state()) == (first, first._name, State.WAITING)
+
+
+def test_raise_tells_who_has_the_key(spool: SpoolDir) -> None:
+    first = put("t", b"{}", keyed(spool))
+    with pytest.raises(DuplicateError, match="has the key 'k' already") as caught:
+        put("t", b"{}", keyed(spool, if_exists="raise"))
+    assert (caught.value.task_id, caught.value.key) == (first.id, "k")
+    assert only(spool)[0].id == first.id
+
+
+def test_replace_gives_a_handle_of_the_new_task(spool: SpoolDir) -> None:
+    first = put("t", b"{}", keyed(spool))
+    second = put("t", b"{}", keyed(spool, if_exists="replace"))
+    assert only(spool)[0].id == second.id != first.id
+    assert first.state() is None
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "é" * 101, "a\0b", "\ud800", 5, b"k"])
+def test_a_key_that_cannot_be_is_refused(spool: SpoolDir, key: object) -> None:
+    with pytest.raises(UsageError, match="1 to 200 bytes, without a NUL"):
+        put("t", b"{}", keyed(spool, key))
+    assert not tasks(spool)
+
+
+@pytest.mark.parametrize("option", [{"unique_for": 1.0}, {"if_exists": "skip"}])
+def test_options_of_keys_need_one(spool: SpoolDir, option: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{next(iter(option))}= needs key="):
+        put("t", b"{}", keyed(spool, None, **option))

@@ -140,9 +140,10 @@ def test_a_task_that_is_released_in_that_instant_is_there_once(
     there, task, name = begin(spool, State.HELD)
 
     class Meanwhile(ToldOS):
-        def rename(self, *args: str, **fds: int) -> None:
+        def rename(self, source: str, target: str, **_: int) -> None:
             control.release(spool, there)
-            os.rename(*args, **fds)
+            fd = spool.fd
+            os.rename(source, target, src_dir_fd=fd, dst_dir_fd=fd)
 
     monkeypatch.setattr(editing, "os", Meanwhile())
     with pytest.raises(NotFoundError, match="changed or moved"):

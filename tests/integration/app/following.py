@@ -25,7 +25,7 @@ LEAK: list[bytearray] = []
 @spool
 def last(number: int = 0) -> None:
     task = current_task()
-    write(f"{task.id} {task.parent} {number}", "last")
+    write(f"{task.id} {task.parent} {task.attempt} {number}", "last")
 
 
 @spool(then=last.call(7))
@@ -46,7 +46,7 @@ def dies() -> None:
 
 
 @spool
-def parent(seconds: float = 0.0) -> None:
+def ends(seconds: float = 0.0) -> None:
     Event().wait(seconds)
     write(current_task().id, "parents")
 
