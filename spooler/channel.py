@@ -3,6 +3,7 @@
 import os
 import socket
 from dataclasses import dataclass, field
+from threading import Lock
 
 from .config import AsyncBackend, KeepLog
 from .retry import RetryPolicy
@@ -63,6 +64,7 @@ class Channel:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self._sending = Lock()
         self._rest = b""
         self.open = True
 
@@ -87,6 +89,7 @@ class Channel:
     def send(self, lines: list[str]) -> None:
         """Send lines; nobody listening is not an error."""
         try:
-            self._connection.sendall(os.fsencode("\n".join(lines) + "\n"))
+            with self._sending:  # or the lines of two threads could mix
+                self._connection.sendall(os.fsencode("\n".join(lines) + "\n"))
         except OSError:
             self.open = False

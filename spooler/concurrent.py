@@ -19,6 +19,7 @@ from typing import Any, Final
 import anyio
 from anyio import from_thread, lowlevel, to_thread
 
+from .batch import Attention
 from .capture import Capture
 from .channel import Channel, WorkerSettings
 from .clock import CLOCK
@@ -96,6 +97,7 @@ class ConcurrentWorker:
         self._settings = settings
         self._recycling = Recycling(settings.max_tasks, settings.max_rss)
         self._execution = Execution(claims, settings, channel.send, catching)
+        self._execution.attend = self._attend
         self._crew = Crew(settings.threads, self._execution, self._ended, self._await)
         self._async: list[tuple[int, str, str]] = []
         self._plain: list[tuple[int, str, str]] = []
@@ -106,6 +108,7 @@ class ConcurrentWorker:
         self._outcomes: deque[tuple[Job, Outcome]] = deque()
         self._reported = CLOCK.monotonic()
         self._draining = False
+        self._share = False
         self._left = False
         self._syncing = False
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -152,6 +155,18 @@ class ConcurrentWorker:
             from_thread.run_sync(cancel, token=self._token)
             raise
 
+    def _attend(self, run: Run) -> Attention:
+        """Look up from a batch."""
+        if self._left or self._draining or not self._channel.open:
+            return Attention.STOP
+        # What is more urgent is begun where the batch was.
+        if self._plain and self._plain[0][0] < run.claim.name.priority:
+            return Attention.STOP
+        if self._share:
+            self._share = False
+            return Attention.SHARE
+        return Attention.GO_ON
+
     # -- the main thread --------------------------------------------------------
 
     def work(self) -> None:
@@ -188,11 +203,13 @@ class ConcurrentWorker:
                 else:
                     await self._wait()
             self._leave()
-            while self._jobs or (self._execution.refused and self._channel.open):
+            while self._jobs or (
+                self._execution.endings.refused and self._channel.open
+            ):
                 await self._wait()
             self._report()
             self._group.cancel_scope.cancel()
-        if not self._execution.refused:
+        if not self._execution.endings.refused:
             self._claims.close()
         self._crew.stop()
 
@@ -212,7 +229,7 @@ class ConcurrentWorker:
             case "!cancel":
                 self._cancel(rest)
             case "!share":
-                pass
+                self._share = True
             case _ if self._left:
                 self._channel.send([f"!back {line}"])
             case _:
@@ -326,10 +343,10 @@ class ConcurrentWorker:
 
     async def _wait(self) -> None:
         """Wait until there is something to do; report before."""
-        if self._execution.refused:
-            self._execution.settle_refused()
+        if self._execution.endings.refused:
+            self._execution.endings.settle_refused()
         waits = [self._report_some(), self._tell_long(), self._sync_some()]
-        waits.append(self._execution.refused_for)
+        waits.append(self._execution.endings.refused_for)
         if not self._left:
             runs, running = self._execution.runs, len(self._jobs)
             waits.append(self._recycling.look_in(runs, running))
@@ -340,7 +357,7 @@ class ConcurrentWorker:
 
     def _report_some(self) -> float | None:
         """Report if it is time; else return in how many seconds it is."""
-        if not self._execution.settled:
+        if not self._execution.endings.settled:
             return None
         age = CLOCK.monotonic() - self._reported
         if age < REPORT_EVERY and (self._async or self._plain):
@@ -350,9 +367,8 @@ class ConcurrentWorker:
 
     def _report(self) -> None:
         self._reported = CLOCK.monotonic()
-        if self._execution.settled:
-            self._channel.send(self._execution.settled)
-            self._execution.settled = []
+        if self._execution.endings.settled:
+            self._channel.send(self._execution.endings.take_settled())
 
     def _tell_long(self) -> float | None:
         """Tell what runs for longer than a moment."""

@@ -6,7 +6,7 @@ from threading import Thread
 
 from .execution import Execution, Run
 from .runner import Wait
-from .soft_limit import Interruptible, soft_limit
+from .soft_limit import Interruptible, soft_limit, soft_limit_in_thread
 from .task import Outcome
 
 
@@ -78,6 +78,7 @@ class Crew:
     def _call(self, job: Job) -> Outcome:
         guard = job.block
         seconds = job.run.soft_timeout
+        limit = soft_limit if self._size == 1 else soft_limit_in_thread
         if guard is None and seconds is not None:
             return self._execution.call(job.run, soft_limit(seconds), self._wait)
-        return self._execution.call(job.run, guard, self._wait)
+        return self._execution.call(job.run, guard, self._wait, limit)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from .arguments import Arguments
-from .errors import UsageError
+from .errors import ArgumentsError, UsageError
 from .filling import check
 from .limits import Limits
 from .moments import duration
@@ -45,14 +45,15 @@ def make_entry(
         _check_timer(function)
     if given.get("expires") is not None:
         given["expires"] = at_for_file(given["expires"])
+    arguments = Arguments(function, name)
     key = given.pop("key", None)
     if key is not None:
-        _check_key(function, key, schedule)
+        _check_key(function, arguments, key, schedule)
     entry = Entry(
         name=name,
         function=function,
         kind=kind,
-        arguments=Arguments(function, name),
+        arguments=arguments,
         spool=spool,
         priority=check_priority(given.pop("priority", None)),
         pause=duration("pause", given.pop("pause", None)) or 0.0,
@@ -61,7 +62,7 @@ def make_entry(
         is_async=inspect.iscoroutinefunction(function),
         run=run_options(given),
         key=key,
-        limits=_limits(given, function),
+        limits=_limits(given, function, arguments),
         retry=_retry_options(given),
     )
     entry.check_run(entry.run)
@@ -72,14 +73,26 @@ def make_entry(
 
 
 def _check_key(
-    function: Callable[..., object], key: object, schedule: Schedule | None
+    function: Callable[..., object],
+    arguments: Arguments,
+    key: object,
+    schedule: Schedule | None,
 ) -> None:
     if schedule is not None:
         raise UsageError("a timer takes no key=: without overlap= its runs are unique")
-    check("key", key, function)
+    check("key", key, function, takes_dict=_takes_dict(arguments))
 
 
-def _limits(given: dict[str, Any], function: Callable[..., object]) -> Limits | None:
+def _takes_dict(arguments: Arguments) -> bool:
+    try:
+        return arguments.wants_dict
+    except ArgumentsError:  # a hint is not defined yet: then it shows at a call
+        return True
+
+
+def _limits(
+    given: dict[str, Any], function: Callable[..., object], arguments: Arguments
+) -> Limits | None:
     names = ("concurrency", "concurrency_key", "rate", "rate_key")
     found = {name: given.pop(name, None) for name in names}
     if all(value is None for value in found.values()):
@@ -87,7 +100,7 @@ def _limits(given: dict[str, Any], function: Callable[..., object]) -> Limits | 
     limits = Limits(**found)
     keys = [name for name in ("concurrency_key", "rate_key") if found[name] is not None]
     for name in keys:
-        check(name, found[name], function)
+        check(name, found[name], function, takes_dict=_takes_dict(arguments))
     parameters = inspect.signature(function).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     return replace(limits, defaults=defaults) if keys and defaults else limits

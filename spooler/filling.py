@@ -11,11 +11,14 @@ from .errors import UsageError
 _FIRST: Final = re.compile(r"[^.\[]*")
 
 
-def check(what: str, text: object, function: Callable[..., object]) -> str:
+def check(
+    what: str, text: object, function: Callable[..., object], *, takes_dict: bool
+) -> str:
     """Return ``text`` if a function's arguments can fill it.
 
     Args:
         what: What it is for, in the message.
+        takes_dict: The function takes all arguments, whatever they are called.
 
     Raises:
         UsageError: It is no text, cannot be read, or names an argument that the
@@ -28,10 +31,9 @@ def check(what: str, text: object, function: Callable[..., object]) -> str:
     except ValueError as error:
         raise UsageError(f"{what}={text!r:.80} cannot be: {error}") from None
     parameters = inspect.signature(function).parameters
-    rest = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    # A single parameter may take all arguments, whatever they are called, as a dict.
+    rest = takes_dict or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     known = set(parameters) - {"body"}
-    if not rest and len(parameters) != 1 and (missing := names - known):
+    if not rest and (missing := names - known):
         raise _missing(what, text, min(missing), known)
     return text
 

@@ -41,7 +41,7 @@ class _Queue:
     names: list[tuple[int, str, str]] = field(default_factory=list)
     probe: str | None = None
     freed: bool = False
-    at: float = 0.0
+    at: float = -1.0
 
 
 class Parking:
@@ -90,16 +90,20 @@ class Parking:
         now = self._clock.monotonic()
         at = now + (LOOK_AGAIN if seconds is None else seconds)
         freed = now - self._freed.pop(limit, now - 2 * JUST_NOW) < JUST_NOW
-        if queue.probe == path:
-            freed = freed or queue.freed
+        is_answer = queue.probe == path
+        if freed or (is_answer and queue.freed):
+            at = now
+        if is_answer:
             self._answered(queue)
-            queue.at = now if freed else at
-        elif not queue.names:
-            queue.at = now if freed else at
-        else:
-            queue.at = min(queue.at, now if freed else at)
+        elif queue.names:
+            at = min(at, queue.at)
         self._add(queue, limit, path)
-        heapq.heappush(self._moments, (queue.at, limit))
+        self._look_at(limit, queue, at)
+
+    def _look_at(self, limit: str, queue: _Queue, at: float) -> None:
+        if queue.at != at:
+            queue.at = at
+            heapq.heappush(self._moments, (at, limit))
 
     def _add(self, queue: _Queue, limit: str, path: str) -> None:
         if self._parked.get(path) == limit:
@@ -159,6 +163,7 @@ class Parking:
             at, limit = heapq.heappop(self._moments)
             queue = self._queues.get(limit)
             if queue is not None and queue.at == at:
+                queue.at = -1.0
                 self._answered(queue)  # or not: whoever has it takes his time
                 self._try_next(limit, queue)
 
@@ -188,8 +193,8 @@ class Parking:
             self._probes[path] = limit  # before: it may be handed out at once
             if self._give_back(path):
                 queue.probe = path
-                queue.at = self._clock.monotonic() + LOOK_AGAIN
-                heapq.heappush(self._moments, (queue.at, limit))
+                at = self._clock.monotonic() + LOOK_AGAIN
+                self._look_at(limit, queue, at)
                 return
             del self._probes[path]
         del self._queues[limit]

@@ -9,7 +9,7 @@ import ctypes
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Lock, get_ident
+from threading import Lock, Timer, get_ident
 from types import FrameType
 from typing import Any, Final, Self
 
@@ -68,6 +68,20 @@ class Interruptible:
             if self._thread is not None and not self._sent:
                 self._sent = True
                 _raise_in(ctypes.c_ulong(self._thread), ctypes.py_object(error))
+
+
+@contextmanager
+def soft_limit_in_thread(seconds: float) -> Iterator[None]:
+    """Raise ``SoftTimeout`` in the block after so many seconds; in any thread."""
+    block = Interruptible()
+    timer = Timer(seconds, block.interrupt, (timed_out(seconds),))
+    timer.daemon = True
+    with block:
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
 
 def timed_out(seconds: float) -> type[SoftTimeout]:

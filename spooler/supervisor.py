@@ -19,6 +19,7 @@ from .config import AsyncBackend, KeepLog
 from .dead import BESIDE, STOPPED, Dead, Fate
 from .forker import Forker
 from .killing import Killing
+from .kinds import Kinds
 from .logs import escape
 from .parking import Parking
 from .retry import RetryPolicy
@@ -26,7 +27,7 @@ from .spooldir import SpoolDir
 from .spooldir.recovery import process_name
 from .spooldir.runlogs import trim
 from .task import Outcome, Verdict
-from .watched import WINDOW_MAX, WatchedWorker
+from .watched import ONE, WINDOW_MAX, Places, WatchedWorker
 
 SPAWN_AGAIN: Final = 5.0
 """Seconds until more workers are tried after the system has refused them."""
@@ -104,7 +105,8 @@ class Supervisor:
         )
         self._killing = Killing(spool, self._workers, clock)
         self._parking = Parking(backlog.give_back, clock)
-        self._concurrency = 1
+        self._kinds = Kinds(backlog.give_back)
+        self._places = ONE
         self._feed_again = False
         self._draining = False
         self._spawn_at = 0.0
@@ -119,9 +121,10 @@ class Supervisor:
             {each.name: each.retry for each in known},
             {each.name: each.on_failure for each in known if each.on_failure},
         )
-        self._concurrency = self._settings.threads
-        if any(each.is_async for each in known):
-            self._concurrency += self._settings.async_concurrency
+        names = frozenset(each.name for each in known if each.is_async)
+        coroutines = self._settings.async_concurrency if names else 0
+        self._places = Places(self._settings.threads, coroutines, names)
+        self._kinds.give_all_back()
         self._parking.use({each.name: each.limits for each in known if each.limits})
         for worker in self._workers.values():
             if worker.forker is not forker:
@@ -164,7 +167,7 @@ class Supervisor:
             hard_timeout=self._settings.hard_timeout,
         )
         child, connection = forker.fork(settings, lambda code: self._ended(name, code))
-        worker = WatchedWorker(name, child, connection, forker, self._concurrency)
+        worker = WatchedWorker(name, child, connection, forker, self._places)
         self._workers[name] = worker
         self._add_reader(connection.fileno(), lambda: self._heard(worker))
         log.debug("start worker=%s spool=%s", name, self._spool.path)
@@ -284,6 +287,13 @@ class Supervisor:
         self._parking.look()
         if self._backlog.more_is_paused():
             self._take_back()
+            self._kinds.give_all_back()
+        if self._places.coroutines:
+            if self._kinds.feed(self._workers.values(), self._take):
+                self._share([w for w in self._workers.values() if w.room > 0])
+            self._feed_again = self._feed_again or self._kinds.again
+            self._offer_urgent()
+            return
         hungry = [w for w in self._workers.values() if w.room > 0]
         hungry.sort(key=lambda worker: len(worker.in_flight))
         while hungry:
@@ -413,7 +423,7 @@ class Supervisor:
     @property
     def busy(self) -> bool:
         """Whether a worker has, or may have, a task."""
-        waits = bool(self._dead.fates or self._parking)
+        waits = bool(self._dead.fates or self._parking or self._kinds)
         return waits or any(w.in_flight for w in self._workers.values())
 
     @property

@@ -5,6 +5,8 @@ import socket
 from collections.abc import Collection
 from typing import Final
 
+import msgspec
+
 from .channel import Channel
 from .clock import CLOCK
 from .forker import Child, Forker
@@ -31,14 +33,32 @@ SHARE_EVERY: Final = 0.050
 twice as long: who does not listen must not be talked to for ever."""
 
 
+class Places(msgspec.Struct, frozen=True):
+    """How many tasks a worker may run at a time.
+
+    Attributes:
+        plain: Of plain functions.
+        coroutines: Of async functions, if it knows any.
+        names: The task names of its async functions.
+    """
+
+    plain: int = 1
+    coroutines: int = 0
+    names: frozenset[str] = frozenset()
+
+
+ONE: Final = Places()
+
+
 class WatchedWorker:
     """A worker as its supervisor sees it.
 
     Args:
-        concurrency: How many tasks it may run at a time.
+        places: How many tasks it may run at a time.
 
     Attributes:
         in_flight: Paths that it was handed and has not settled.
+        asyncs: Those of them that are async, if it has places for them.
         running: Those of them that it says it has begun; it says so of long runs, if it
             runs many at a time.
         limits: When each of its runs is over its time limit, by path.
@@ -55,14 +75,15 @@ class WatchedWorker:
         child: Child,
         connection: socket.socket,
         forker: Forker,
-        concurrency: int = 1,
+        places: Places = ONE,
     ) -> None:
         self.name = name
         self.child = child
         self.forker = forker
         self.connection = connection
         self.channel = Channel(connection)
-        self.concurrency = concurrency
+        self.places = places
+        self.asyncs: set[str] = set()
         self.in_flight: dict[str, None] = {}
         self.running: set[str] = set()
         self.offered = CLOCK.monotonic()
@@ -90,6 +111,8 @@ class WatchedWorker:
             self.least_urgent = 0
         for path in paths:
             self.in_flight[path] = None
+            if self.places.coroutines and self.is_async(path):
+                self.asyncs.add(path)
             self.least_urgent = max(self.least_urgent, int(path.partition("/")[0]))
         self.channel.send(list(paths))
 
@@ -99,6 +122,7 @@ class WatchedWorker:
         self.limits.pop(path, None)
         self.culprits.pop(path, None)
         self.running.discard(path)
+        self.asyncs.discard(path)
 
     def runs(self, path: str) -> None:
         """Note that a task runs: others need not try it."""
@@ -137,7 +161,7 @@ class WatchedWorker:
     def late_at(self) -> float:
         """When others may have what it was handed."""
         waiting = len(self.in_flight) - len(self.running)
-        if self.concurrency == 1:
+        if self.places == ONE:
             return self.heard + (STALLED if waiting > 1 else STOPPED)
         since = max(self.heard, self.offered)
         return since + STALLED if waiting else math.inf
@@ -145,14 +169,28 @@ class WatchedWorker:
     @property
     def helping(self) -> int:
         """How many names it is handed at a time, while others have room too."""
-        return self.window if self.concurrency == 1 else HELPING
+        return self.window if self.places == ONE else HELPING
 
     @property
     def room(self) -> int:
         """How many more names it may be handed."""
+        if self.places.coroutines:
+            return max(self.room_for(is_async=True), self.room_for(is_async=False))
         if self.draining or self.stalled:
             return 0
-        return max(self.window, self.concurrency) - len(self.in_flight)
+        return max(self.window, self.places.plain) - len(self.in_flight)
+
+    def is_async(self, path: str) -> bool:
+        """Tell whether a task is one of its async functions."""
+        return path.split(".", 4)[4] in self.places.names
+
+    def room_for(self, *, is_async: bool) -> int:
+        """How many more names of a kind it may be handed."""
+        size, taken = self.places.coroutines, len(self.asyncs)
+        if not is_async:
+            size, taken = self.places.plain, len(self.in_flight) - taken
+        held_up = self.stalled and (not is_async or self.asyncs - self.running)
+        return 0 if self.draining or held_up else max(self.window, size) - taken
 
     @property
     def takes_urgent(self) -> bool:

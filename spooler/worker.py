@@ -13,10 +13,12 @@ import socket
 from typing import Final
 
 from . import hooks
+from .batch import Attention
 from .capture import Capture, capture
 from .channel import Channel, WorkerSettings
 from .clock import CLOCK
-from .execution import SETTLE_AGAIN, Execution
+from .ending import SETTLE_AGAIN
+from .execution import Execution, Run
 from .recycling import Recycling
 from .registry import REGISTRY
 from .spooldir import SpoolDir
@@ -50,6 +52,8 @@ class Worker:
         self._claims = claims
         self._settings = settings
         self._execution = Execution(claims, settings, channel.send, catching)
+        self._execution.attend = self._attend
+        self._share = False
         self._queue: list[tuple[int, str, str]] = []
         self._recycling = Recycling(settings.max_tasks, settings.max_rss)
         self._reported = CLOCK.monotonic()
@@ -80,22 +84,22 @@ class Worker:
             else:
                 self._report()
                 self._receive(self._patience())
-            if execution.refused:
-                execution.settle_refused()
+            if execution.endings.refused:
+                execution.endings.settle_refused()
             if self._queue and not self._draining:
                 _, _, path = heapq.heappop(self._queue)
                 execution.handle(path)
                 if CLOCK.monotonic() - self._reported > REPORT_EVERY:
                     self._report()
         self._report()
-        while execution.refused and self._channel.open:
+        while execution.endings.refused and self._channel.open:
             self._receive(SETTLE_AGAIN)
-            execution.settle_refused()
+            execution.endings.settle_refused()
         self._report()
         if self._recycling.why is not None:
             text = "recycle worker=%s: after %s"
             log.info(text, self._settings.name, self._recycling.why)
-        if not execution.refused:
+        if not execution.endings.refused:
             self._claims.close()
 
     def _goes_on(self) -> bool:
@@ -110,7 +114,7 @@ class Worker:
             self._sync()
             due = None
         waits = (
-            self._execution.refused_for or due,
+            self._execution.endings.refused_for or due,
             self._recycling.look_in(self._execution.runs),
         )
         return min((wait for wait in waits if wait is not None), default=None)
@@ -124,15 +128,31 @@ class Worker:
             for line in self._channel.receive():
                 if line == "!drain":
                     self._draining = True
-                else:
+                elif line == "!share":
+                    self._share = True
+                elif not line.startswith("!cancel "):  # it has ended meanwhile
                     priority, _, rest = line.partition("/")
                     heapq.heappush(self._queue, (int(priority), rest, line))
 
+    def _attend(self, run: Run) -> Attention:
+        """Look up from a batch: report, run what is more urgent."""
+        self._report()
+        self._receive(0)
+        while self._goes_on():
+            if not self._queue or self._queue[0][0] >= run.claim.name.priority:
+                break
+            self._execution.handle(heapq.heappop(self._queue)[2])
+        else:
+            return Attention.STOP
+        if self._share:
+            self._share = False
+            return Attention.SHARE
+        return Attention.GO_ON
+
     def _report(self) -> None:
         self._reported = CLOCK.monotonic()
-        if self._execution.settled:
-            self._channel.send(self._execution.settled)
-            self._execution.settled = []
+        if self._execution.endings.settled:
+            self._channel.send(self._execution.endings.take_settled())
         if self._claims.sync_due() == 0:
             self._sync()
 

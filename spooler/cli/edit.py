@@ -149,12 +149,12 @@ def _renamed(name: Name, old: Header, new: Header, now_us: int) -> Name:
     Raises:
         UsageError: What cannot be changed was changed.
     """
-    if new.id not in (None, name.id) or (new.id is None and new.key is not None):
-        raise UsageError(f"the id is {name.id} for ever")
     if new.key != old.key:
         raise UsageError(
             "the key cannot be changed: remove the task, and put a new one"
         )
+    if new.id not in (None, name.id) or (new.id is None and new.key is not None):
+        raise UsageError(f"the id is {name.id} for ever")
     if new.key is not None and new.task != old.task:
         raise UsageError("the name of a task with a key cannot be changed")
     due_us = None

@@ -3,15 +3,16 @@
 import codecs
 import json
 import os
+from contextlib import suppress
 
 import msgspec
 
 from ..clock import CLOCK
 from ..errors import CorruptError, NotFoundError
-from ..spooldir import SpoolDir, repair, reports, runlogs
+from ..spooldir import SpoolDir, batches, repair, reports, runlogs
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
-from ..task import Name, State, iso
+from ..task import BATCH, Name, State, iso
 
 PREVIEW = 200
 """Bytes of a body, or of a file that is no task, that are shown."""
@@ -89,6 +90,7 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         "found": why.get("found"),
         "first": None,
         "key": None,
+        "lines": None,
         "progress": _progress(spool, found),
         "args": None,
         "body_size": None,
@@ -103,7 +105,7 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         facts["first"] = _first(spool, found)
         return facts
     try:
-        return {**facts, **_content(task)}
+        return {**facts, "lines": _lines(spool, found, task), **_content(task)}
     finally:
         task.close()
 
@@ -113,6 +115,21 @@ def _progress(spool: SpoolDir, found: Found) -> object:
         return None
     said = runlogs.progress_of(spool, found.name)
     return None if said is None else msgspec.to_builtins(said)
+
+
+def _lines(spool: SpoolDir, found: Found, task: TaskFile) -> dict[str, int] | None:
+    """Return how many lines a batch has, and how many of them are left to it."""
+    args = task.header.args
+    if task.header.task != BATCH or not isinstance(args, bytes):
+        return None
+    count = json.loads(args).get("count")
+    if not isinstance(count, int):
+        return None
+    left = count
+    with suppress(CorruptError, OSError):  # show what can be shown
+        place = batches.read(spool, found.id)
+        left = count if place is None else place.end - place.next
+    return {"count": count, "left": left}
 
 
 def _content(task: TaskFile) -> dict[str, object]:

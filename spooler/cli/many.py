@@ -8,7 +8,6 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO, Final
 
 import click
@@ -44,9 +43,8 @@ def put_lines(path: str, task: str | None, options: PutOptions) -> Batch:
     before = b""
     if task is not None:
         before = b'{"task":%b,"args":' % msgspec.json.encode(check_task_name(task))
-    number = 0
-    with _opened(path) as file, Collected() as lines:
-        for number, line in enumerate(_shown(file), 1):
+    with Collected() as lines:
+        for number, line in enumerate(_shown(_opened(path)), 1):
             text = line.strip(_SPACES)
             if not text:
                 continue
@@ -80,17 +78,13 @@ def _name(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
+def _opened(path: str) -> BinaryIO:
     if path == "-":
-        yield stdin()
-        return
+        return stdin()
     try:
-        file = open(path, "rb")
+        return click.get_current_context().with_resource(open(path, "rb"))
     except OSError as problem:
         raise UsageError(f"--from {output.text_of(problem)}") from None
-    with file:
-        yield file
 
 
 def _shown(file: BinaryIO) -> Iterator[bytes]:

@@ -161,6 +161,9 @@ def page(facts: Mapping[str, object], now_us: int) -> list[str]:
         if (value := facts[key]) is not None:
             moment = key in _MOMENTS and isinstance(value, str)
             lines.append(f"{key:<9} {value}{_aside(value, now_us) if moment else ''}")
+    batch = facts["lines"]
+    if isinstance(batch, Mapping):
+        lines.append(f"lines     {batch['count']}, {batch['left']} left")
     if said := progress_text(facts["progress"]):
         lines.append(f"progress  {said}")
     if facts["args"] is not None:

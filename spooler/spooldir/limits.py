@@ -152,26 +152,32 @@ class Permits:
             file = self._files.get(limit)
             if file is None:
                 file = _File(os.open(path, _FLAGS, 0o600, dir_fd=self._spool.fd))
-            taken = False
             try:
                 slot = _lock_one(file, count)
                 if slot is None:
                     return None
-                taken = _is_in_place(self._spool, path, file.fd)
-                if taken:
-                    _touch(file.fd, self._clock)
-                    file.held.add(slot)
-                    self._files[limit] = file
+                if self._keep(limit, file, slot):
                     return file, slot
-                # Somebody removed it: those who hold slots of it go on with it.
-                self._files.pop(limit, None)
-                if file.held:
-                    fcntl.lockf(file.fd, fcntl.LOCK_UN, 1, slot)
             finally:
                 if not file.held:
                     self._files.pop(limit, None)
                     os.close(file.fd)
         raise OSError(errno.ESTALE, "somebody keeps removing it", path)
+
+    def _keep(self, limit: str, file: _File, slot: int) -> bool:
+        """Note that a slot is held, if the file is still in its place."""
+        try:
+            if not _is_in_place(self._spool, f"limits/{limit}", file.fd):
+                # Somebody removed it: those who hold slots of it go on with it.
+                self._files.pop(limit, None)
+                return False
+            _touch(file.fd, self._clock)
+            self._files[limit] = file
+            file.held.add(slot)
+            return True
+        finally:
+            if slot not in file.held:
+                fcntl.lockf(file.fd, fcntl.LOCK_UN, 1, slot)
 
     def release(self, limit: str, file: _File, slot: int) -> None:
         """Let go of a slot: ``Permit.release`` does it."""
@@ -182,7 +188,8 @@ class Permits:
                 return
             if self._files.get(limit) is file:
                 del self._files[limit]
-            os.close(file.fd)
+            with suppress(OSError):  # it is closed whatever it says
+                os.close(file.fd)
 
     # -- rates ------------------------------------------------------------------
 

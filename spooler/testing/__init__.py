@@ -18,8 +18,9 @@ import msgspec
 from .. import putting
 from ..channel import WorkerSettings
 from ..clock import CLOCK, SystemClock
+from ..ending import Ending, Endings
 from ..errors import TaskFailed, UsageError
-from ..execution import Ending, Execution
+from ..execution import Execution
 from ..handle import Handle
 from ..moments import Duration, duration
 from ..putting import PutOptions
@@ -103,15 +104,15 @@ class FakeClock:
         self._seconds += seconds
 
 
-class _Recorder(Execution):
+class _Recorder(Endings):
     """Tells what became of each claim."""
 
-    def __init__(self, claims: Claims, settings: WorkerSettings) -> None:
-        super().__init__(claims, settings, lambda lines: None)
+    def __init__(self, claims: Claims, policy: RetryPolicy) -> None:
+        super().__init__(claims, policy)
         self.ran: list[Ran] = []
 
-    def settle(self, path: str, ending: Ending) -> None:
-        super().settle(path, ending)
+    def settle(self, ending: Ending) -> None:
+        super().settle(ending)
         name, outcome = ending.claim.name, ending.outcome
         word = outcome.verdict.value
         ran = Ran(name.id, name.task, name.attempt + 1, word)
@@ -221,7 +222,8 @@ class LocalSpool:
         owners = sorted(accepted_owners(()))
         settings = WorkerSettings(name, "test", self.path, owners, self._retry)
         claims = Claims(self._dir, name, owners, self.clock)
-        execution = _Recorder(claims, settings)
+        recorder = _Recorder(claims, self._retry)
+        execution = Execution(claims, settings, _nobody, endings=recorder)
         seen: set[str] = set()
         try:
             while path := self._next(seen):
@@ -232,7 +234,7 @@ class LocalSpool:
         finally:
             claims.close()
             lock.remove()
-        return execution.ran
+        return recorder.ran
 
     def _next(self, seen: set[str]) -> str | None:
         now_us = self.clock.now_us()
@@ -308,3 +310,7 @@ def _set_spool_dir(path: str | None) -> None:
         os.environ.pop("SPOOL_DIR", None)
     else:
         os.environ["SPOOL_DIR"] = path
+
+
+def _nobody(lines: list[str]) -> None:
+    """Tell no supervisor."""

@@ -135,6 +135,19 @@ def test_plain_functions_run_one_at_a_time(box: Box) -> None:
     box.wait_lines("0", "1", "2")
 
 
+@pytest.mark.parametrize("first", ["wait", "block"])
+def test_neither_kind_waits_behind_many_of_the_other(box: Box, first: str) -> None:
+    other = {"wait": "block", "block": "wait"}[first]
+    for number in range(300):
+        box.put(first, text=f"{first} {number}", name="never")
+    box.put(other, text="other", name="never")
+    start(box, "--async-concurrency", "3", "--grace", "0.1")
+    wait_until(lambda: "other" in box.lines("begun"))
+    assert stays(
+        lambda: len(box.running()) == {"wait": 4, "block": 2}[first], seconds=0.2
+    )
+
+
 def test_urgent_tasks_run_first_of_their_kind(box: Box) -> None:
     for number in (7, 3, 9, 0, 5):
         box.later("note", {"priority": number}, text=str(number))

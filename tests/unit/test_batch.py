@@ -432,8 +432,8 @@ def test_the_attempt_is_not_lost_if_the_line_cannot_be_taken_out(
 def test_skipping_finds_the_line_where_it_stands(
     spool: SpoolDir, worker: PlainWorker, seen: list[int], lines: int
 ) -> None:
-    pad = b" " * 30
-    name = a_batch(spool, *[line(n) + pad for n in range(lines + 1)])
+    more = f',"traceparent":"{"0" * 30}"'
+    name = a_batch(spool, *[line(n, more=more) for n in range(lines + 1)])
     found = batches.Range(lines, lines + 1, BATCH_ID, between=True)
     Path(spool.path, "batches", BATCH_ID).write_bytes(found.encode())
     worker.handle(worker.take(name))

@@ -179,17 +179,17 @@ def test_what_modules_log_is_in_both_and_spoolers_own_is_not(
     except ValueError:
         log.exception("with a traceback")
     caught.end(ID, 1, succeeded=False, keep=None)
-    logging.getLogger("spooler.worker").warning("ack")
+    logging.getLogger("spooler.worker").warning("ack task")
     caught.close()
     kept = files(spool)[f"{ID}.1"]
     assert " WARNING shop in \\x1b the run\n" in kept
     assert "\n  ValueError: x\n" in kept
-    for text in ("between", "of ours", "ack"):
+    for text in ("between", "of ours", "ack task"):
         assert text not in kept
     out, err = plain.readouterr()
     assert out == kept
     assert "WARNING spoold[" in err
-    for text in ("between the runs", "in \\x1b the run", "of ours", "ack"):
+    for text in ("between the runs", "in \\x1b the run", "of ours", "ack task"):
         assert text in err
 
 

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import pytest
 
 from spooler import decorators, registry
+from spooler.codec import decode
 from spooler.decorators import (
     Spooler,
     spool,
@@ -20,6 +21,8 @@ from spooler.decorators import (
     timer,
 )
 from spooler.errors import ArgumentsError, TaskNameError, UsageError
+from spooler.handle import Handle
+from spooler.options import RunOptions
 from spooler.registry import Entry, Kind, Registry
 from spooler.schedule import CronLine, Interval
 from spooler.spooldir import SpoolDir
@@ -474,6 +477,11 @@ def test_a_date_is_no_moment(here: Path) -> None:
 # -- keys -------------------------------------------------------------------------
 
 
+@pytest.fixture
+def spooler() -> Spooler:
+    return Spooler("spool", durability="fast")
+
+
 def key_of(handle: Handle) -> tuple[str | None, RunOptions | None]:
     """Return the key in a task's file, and what it says of its run."""
     (file,) = Path(handle.spool).glob(f"5/*/*.{handle.id}.*")
@@ -530,6 +538,20 @@ def test_a_key_that_cannot_be_is_refused_at_registration(
 
     with pytest.raises(UsageError, match=problem):
         spooler.spool(**options)(invoice)
+
+
+def test_a_key_of_arguments_that_are_not_known_yet_is_checked_at_the_put(
+    spooler: Spooler,
+) -> None:
+    @spooler.spool(key="{a}")
+    def unknown(number: "Later") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+
+    @spooler.spool(key="{a}")
+    def packet(args: dict[str, Any]) -> None: ...
+
+    assert key_of(packet.spool({"a": 5}))[0] == "5"
+    with pytest.raises(UsageError, match="no argument 'a'"):
+        packet.spool({"b": 5})
 
 
 def test_a_key_that_comes_out_empty_is_refused_at_the_put(spooler: Spooler) -> None:

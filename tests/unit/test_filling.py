@@ -16,7 +16,7 @@ def invoice(number: int, day: str = "today", body: bytes = b"") -> None:
     "text", ["", "plain", "{number}", "{number:>{day}}", "{day[0]}{day.x!r}", "{{no}}"]
 )
 def test_text_that_arguments_can_fill_is_taken(text: str) -> None:
-    assert check("key", text, invoice) == text
+    assert check("key", text, invoice, takes_dict=False) == text
 
 
 @pytest.mark.parametrize(
@@ -33,15 +33,15 @@ def test_text_that_arguments_can_fill_is_taken(text: str) -> None:
 )
 def test_text_that_cannot_be_filled_is_refused(text: object, problem: str) -> None:
     with pytest.raises(UsageError, match=problem):
-        check("key", text, invoice)
+        check("key", text, invoice, takes_dict=False)
 
 
 def test_what_cannot_be_known_is_checked_at_the_call() -> None:
     def rest(**rest: int) -> None: ...
     def packet(args: dict[str, Any]) -> None: ...
 
-    for function in (rest, packet):
-        assert check("key", "{anything}", function) == "{anything}"
+    for function, takes_dict in ((rest, False), (packet, True)):
+        check("key", "{anything}", function, takes_dict=takes_dict)
     with pytest.raises(UsageError, match=r"no argument 'anything' \(there are: none"):
         fill("key", "{anything}", {})
 

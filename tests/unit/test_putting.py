@@ -11,8 +11,14 @@ import pytest
 from tests.helpers import NOW_US, FakeClock, ToldOS, tasks
 
 from spooler import handle as handles, putting
-from spooler.errors import ArgumentsError, NotASpoolError, UsageError
+from spooler.errors import (
+    ArgumentsError,
+    DuplicateError,
+    NotASpoolError,
+    UsageError,
+)
 from spooler.handle import spool_dir
+from spooler.options import NO_OPTIONS, RunOptions
 from spooler.putting import (
     PutOptions,
     check_durability,
@@ -219,7 +225,8 @@ def test_an_error_while_writing_names_the_spool(
 
 
 def keyed(spool: SpoolDir, key: Any = "k", **run: Any) -> PutOptions:
-    return PutOptions(spool=spool.path, key=key, run=RunOptions(**run))
+    options = RunOptions(**run) if run else NO_OPTIONS
+    return PutOptions(spool=spool.path, key=key, run=options)
 
 
 def test_a_task_with_a_key_tells_its_name_in_its_file(spool: SpoolDir) -> None:
@@ -227,8 +234,8 @@ def test_a_task_with_a_key_tells_its_name_in_its_file(spool: SpoolDir) -> None:
     name, data = only(spool)
     assert name == handle._name
     assert data == (
-        b'{"task":"t","at":"2026-11-20T21:01:00.000000+00:00","priority":5,"id":"%s",'
-        b'"key":"k"}\n' % handle.id.encode()
+        b'{"task":"t","args":{},"at":"2026-11-20T21:01:00.000000+00:00","priority":5,'
+        b'"id":"%s","key":"k"}\n' % handle.id.encode()
     )
 
 

@@ -90,7 +90,7 @@ async def stuck() -> None:
     while True:
         try:
             await anyio.sleep(1000)
-        except BaseException:  # noqa: S112 (it is stuck)
+        except BaseException:  # noqa: BLE001 (it is stuck)
             continue
 
 

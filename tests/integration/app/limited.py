@@ -9,7 +9,11 @@ from contextlib import suppress
 from threading import Event
 from time import time
 
-from tasks import OUT, wait_for, write
+from tasks import (  # type: ignore[import-not-found] # it is in PYTHONPATH
+    OUT,
+    wait_for,
+    write,
+)
 
 from spooler import current_task, spool
 

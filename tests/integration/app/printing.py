@@ -5,12 +5,24 @@ import logging
 import os
 import subprocess
 import sys
+from pathlib import Path
 from threading import Event
 
 from spooler import Fail, current_task, progress, spool
-from tasks import wait_for, write
+
+OUT = Path(os.environ["OUT"])
 
 log = logging.getLogger("printing")
+
+
+def write(text: str, name: str = "out") -> None:
+    with (OUT / name).open("a") as file:
+        file.write(f"{text}\n")
+
+
+def wait_for(name: str) -> None:
+    while not (OUT / name).exists():
+        Event().wait(0.005)
 
 
 @spool
@@ -58,6 +70,7 @@ def say_steps() -> None:
     write(str(os.getpid()), "pid")
     for step in range(1, 4):
         print("step", step)
+        Event().wait(0.11)  # what is said sooner after the last time is not written
         progress(step, 4, f"step \x1b{step}")
         wait_for(f"gate{step}")
     print("step 4")

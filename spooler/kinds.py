@@ -1,0 +1,100 @@
+"""Async tasks and plain ones, where workers run both: neither waits for the other.
+
+A worker has places for either kind. Where the next task in the order is of a kind
+that no worker has a place for, its name is set aside, and those after it are looked
+at. When there is a place, it goes back to the backlog and has its turn.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from .watched import WatchedWorker
+
+ASIDE_MAX: Final = 10_000
+"""Names of one kind that are set aside at most; after that the other kind waits."""
+
+LOOK_MAX: Final = 1000
+"""Names that are looked at in one go, so that nothing else need wait for long."""
+
+GiveBack = Callable[[str], object]
+Take = Callable[[int], list[str]]
+
+
+class Kinds:
+    """Hands out names by kind in one spool.
+
+    Args:
+        give_back: Takes a name back into the backlog.
+    """
+
+    def __init__(self, give_back: GiveBack) -> None:
+        self._give_back = give_back
+        self._aside: dict[bool, list[tuple[int, str, str]]] = {True: [], False: []}
+        self.again = False
+        """Whether the last ``feed`` has stopped although there may be more to do."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._aside.values()))
+
+    def give_all_back(self) -> None:
+        """Set nothing aside any more."""
+        for is_async in self._aside:
+            self._recall(is_async, len(self._aside[is_async]))
+
+    def feed(self, workers: Iterable[WatchedWorker], take: Take) -> bool:
+        """Hand out what there are places for; tell whether a place is left.
+
+        Args:
+            take: Returns at most so many names of due tasks, the most urgent first.
+        """
+        self.again = False
+        looked = 0
+        hungry = [worker for worker in workers if worker.room > 0]
+        for is_async in self._aside:
+            rooms = (worker.room_for(is_async=is_async) for worker in hungry)
+            self._recall(is_async, sum(room for room in rooms if room > 0))
+        while hungry and not self._is_full(hungry):
+            if looked > LOOK_MAX:
+                self.again = True
+                return False
+            paths = take(sum(worker.room for worker in hungry))
+            if not paths:
+                return True
+            looked += len(paths)
+            self._hand_out(paths, hungry)
+            hungry = [worker for worker in hungry if worker.room > 0]
+        return False
+
+    def _hand_out(self, paths: list[str], hungry: list[WatchedWorker]) -> None:
+        parts: dict[int, list[str]] = {}
+        rooms = {
+            is_async: [worker.room_for(is_async=is_async) for worker in hungry]
+            for is_async in self._aside
+        }
+        for path in paths:
+            is_async = hungry[0].is_async(path)
+            left = rooms[is_async]
+            index = max(range(len(hungry)), key=left.__getitem__)
+            if left[index] > 0:
+                left[index] -= 1
+                parts.setdefault(index, []).append(path)
+            else:
+                priority, _, name = path.split("/")
+                entry = (int(priority), name, path)
+                heapq.heappush(self._aside[is_async], entry)
+        for index, part in parts.items():
+            hungry[index].offer(part)
+
+    def _is_full(self, hungry: list[WatchedWorker]) -> bool:
+        """Tell whether more must not be set aside of what nobody has a place for."""
+        return any(
+            len(aside) >= ASIDE_MAX
+            and all(worker.room_for(is_async=is_async) <= 0 for worker in hungry)
+            for is_async, aside in self._aside.items()
+        )
+
+    def _recall(self, is_async: bool, count: int) -> None:
+        aside = self._aside[is_async]
+        for _ in range(min(count, len(aside))):
+            self._give_back(heapq.heappop(aside)[2])

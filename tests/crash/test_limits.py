@@ -1,0 +1,281 @@
+"""Kill and fail at every system call of limits and of kills: nothing is stuck."""
+
+import errno
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from threading import Event
+
+import pytest
+
+from spooler.limits import Limits
+from spooler.spooldir import SpoolDir, kills
+from spooler.spooldir.limits import Busy, Permit, Permits, sweep_limits
+from spooler.spooldir.recovery import recover
+from spooler.task import Outcome, State, Verdict
+from tests.helpers import FakeClock, open_files, real_clock
+
+from .fatal import (
+    ID,
+    OWNERS,
+    Case,
+    FatalOS,
+    count_calls,
+    dead,
+    die,
+    fail_at,
+    kill_at,
+    late_clock,
+    patched,
+)
+
+pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
+
+COUNT = 3
+BOTH = Limits(concurrency=2, rate=f"{COUNT}/h")
+OTHER = Limits(concurrency=2, rate="2/h")
+CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
+KILLED = {ID: Outcome(Verdict.FAIL, "an operator had it killed", kills.KILLED)}
+BESIDE = Outcome(Verdict.RELEASE, "its worker was killed for another task")
+
+
+def acquire(permits: Permits, limits: Limits = BOTH) -> Permit:
+    found = permits.acquire(limits, "t", {})
+    assert isinstance(found, Permit)
+    return found
+
+
+def run(spool: SpoolDir, limits: Limits = BOTH) -> Callable[[], object]:
+    permits = Permits(spool)
+    return lambda: acquire(permits, limits).release()
+
+
+def sweeping(spool: SpoolDir) -> Callable[[], object]:
+    return lambda: sweep_limits(spool, late_clock())
+
+
+def nothing(spool: SpoolDir) -> None:
+    """Prepare nothing."""
+
+
+def used(spool: SpoolDir) -> None:
+    """Prepare files of which one run was counted."""
+    run(spool)()
+
+
+def resizing(spool: SpoolDir) -> Callable[[], object]:
+    return run(spool, OTHER)
+
+
+CASES = {
+    "the first run": (nothing, run, 0),
+    "another run": (used, run, 1),
+    "a run with another rate": (used, resizing, 1),
+    "sweep": (used, sweeping, 1),
+}
+
+
+def check(spool: SpoolDir, before: int) -> None:
+    """Check that all slots are free, and that the rate has lost a run at most."""
+    clock = real_clock()
+    permits = Permits(spool, clock)
+    for _ in range(2):
+        held = [acquire(permits, Limits(concurrency=2)) for _ in range(2)]
+        for permit in held:
+            permit.release()
+    begun = 0
+    while isinstance(found := permits.acquire(BOTH, "t", {}), Permit):
+        found.release()
+        begun += 1
+    assert COUNT - before - 1 <= begun <= COUNT
+    clock.advance(3600)
+    for _ in range(COUNT):
+        acquire(permits).release()
+    assert isinstance(permits.acquire(BOTH, "t", {}), Busy)
+
+
+def fresh(path: Path, prepare: Callable[[SpoolDir], object]) -> SpoolDir:
+    spool = SpoolDir(path)
+    spool.create()
+    prepare(spool)
+    return spool
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("case", CASES)
+def test_no_slot_and_no_rate_is_stuck_after_a_kill(
+    case: str, how: str, tmp_path: Path
+) -> None:
+    prepare, begin, before = CASES[case]
+    for fatal, call in enumerate(calls(case, tmp_path), 1):
+        path = tmp_path / str(fatal)
+        spool = fresh(path, prepare)
+        die(lambda spool=spool: begin(spool), fatal, how)  # type: ignore[misc] # a default binds it
+        try:
+            check(spool, before)
+        except AssertionError as error:
+            error.add_note(f"killed {how} call {fatal}, {call}")
+            raise
+        spool.close()
+        shutil.rmtree(path)
+
+
+def calls(case: str, tmp_path: Path) -> list[str]:
+    """Return what a case calls undisturbed."""
+    prepare, begin, _ = CASES[case]
+    spool = fresh(tmp_path / "dry", prepare)
+    fatal = FatalOS(0, "before")
+    act = begin(spool)
+    with patched(fatal):
+        act()
+    spool.close()
+    assert len(fatal.calls) >= 4
+    return fatal.calls
+
+
+@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@pytest.mark.parametrize("case", CASES)
+def test_an_error_holds_nothing(
+    case: str, code: int, tmp_path: Path, no_leaks: None
+) -> None:
+    prepare, begin, before = CASES[case]
+    for fatal in range(1, len(calls(case, tmp_path)) + 1):
+        spool = fresh(tmp_path / str(fatal), prepare)
+        files = open_files()
+        act = begin(spool)
+        with patched(FatalOS(fatal, code)), suppress(OSError):
+            act()
+        assert open_files() == files
+        check(spool, before)
+        spool.close()
+
+
+@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+def test_an_error_beside_a_held_slot_takes_no_other(
+    code: int, tmp_path: Path, no_leaks: None
+) -> None:
+    limits = Limits(concurrency=2)
+    for fatal in range(1, 5):
+        spool = fresh(tmp_path / str(fatal), nothing)
+        permits = Permits(spool)
+        first = acquire(permits, limits)
+        with patched(FatalOS(fatal, code)), suppress(OSError):
+            acquire(permits, limits).release()
+        pid = os.fork()
+        if pid == 0:  # the other slot is free for others
+            found = Permits(SpoolDir(spool.path)).acquire(limits, "t", {})
+            os._exit(0 if isinstance(found, Permit) else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+        first.release()
+        spool.close()
+
+
+def test_a_sweep_never_lets_too_many_in(tmp_path: Path) -> None:
+    """Who locks a file that is removed just then must notice."""
+    spool = fresh(tmp_path / "spool", nothing)
+    limits = Limits(concurrency=1)
+    until = time.monotonic() + 1.5
+    pids = [_hammer(spool, limits, until, tmp_path) for _ in range(3)]
+    pids.append(os.fork())
+    if pids[-1] == 0:
+        clock = FakeClock()
+        clock.set(late_clock().now_us())
+        while time.monotonic() < until:
+            with suppress(OSError):
+                sweep_limits(spool, clock)
+        os._exit(0)
+    for pid in pids:
+        assert os.waitpid(pid, 0)[1] == 0
+    assert (tmp_path / "done").stat().st_size > 10
+    spool.close()
+
+
+def _hammer(spool: SpoolDir, limits: Limits, until: float, folder: Path) -> int:
+    """Fork a process that takes and leaves the slot, and says if it was not alone."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        permits = Permits(SpoolDir(spool.path))
+        while time.monotonic() < until:
+            found = permits.acquire(limits, "t", {})
+            if isinstance(found, Permit):
+                (folder / "inside").touch(exist_ok=False)
+                Event().wait(0.0005)
+                with (folder / "done").open("a") as file:
+                    file.write("x")
+                (folder / "inside").unlink()
+                found.release()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+# -- kills ------------------------------------------------------------------------
+
+
+def recovering(
+    culprits: dict[str, Outcome],
+) -> Callable[[SpoolDir], Callable[[], object]]:
+    return lambda spool: (
+        lambda: recover(
+            spool,
+            "w1",
+            lambda name: name.due_us,
+            BESIDE,
+            culprits=culprits,
+            owners=OWNERS,
+        )
+    )
+
+
+RECOVERIES = [
+    Case(
+        "recover a task that was killed",
+        dead,
+        recovering(KILLED),
+        attempts=frozenset({2}),
+        final=State.FAILED,
+    ),
+    Case(
+        "recover a task beside it",
+        dead,
+        recovering({}),
+        attempts=frozenset({1, 2}),
+    ),
+]
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+@pytest.mark.parametrize("case", RECOVERIES, ids=lambda case: case.name)
+def test_a_kill_in_a_recovery_loses_nothing(
+    case: Case, how: str, tmp_path: Path
+) -> None:
+    for fatal in range(1, len(count_calls(case, tmp_path / "dry")) + 1):
+        kill_at(case, tmp_path / str(fatal), fatal, how)
+
+
+@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@pytest.mark.parametrize("case", RECOVERIES, ids=lambda case: case.name)
+def test_an_error_in_a_recovery_loses_nothing(
+    case: Case, code: int, tmp_path: Path
+) -> None:
+    for fatal in range(1, len(count_calls(case, tmp_path / "dry")) + 1):
+        fail_at(case, tmp_path / str(fatal), fatal, code)
+
+
+def test_requests_can_be_made_twice_and_forgotten_twice(tmp_path: Path) -> None:
+    spool = fresh(tmp_path / "spool", nothing)
+    for _ in range(2):
+        kills.ask(spool, ID)
+    (tmp_path / "spool/kill/.hidden").touch()
+    (tmp_path / "spool/kill/rubbish").touch()
+    assert kills.requests(spool) == [ID]
+    for _ in range(2):
+        kills.forget(spool, ID)
+    assert kills.requests(spool) == []
+    spool.close()
