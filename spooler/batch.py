@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from .arguments import Arguments, BodyKind
+from .arguments import BodyKind
 from .clock import CLOCK
 from .codec import Header
 from .errors import CorruptError
@@ -41,14 +41,6 @@ _ACK: Final = Outcome(Verdict.ACK)
 _PLAIN: Final = frozenset({"soft_timeout", "hard_timeout", "unique_for", "if_exists"})
 
 log = logging.getLogger(__name__)
-
-
-def _nothing() -> None:
-    """Stand for the function of a batch, which is never called."""
-
-
-ENTRY: Final = Entry(BATCH, _nothing, Kind.TASK, Arguments(_nothing, BATCH))
-"""So that a batch can be begun as any task."""
 
 
 class Attention(Enum):

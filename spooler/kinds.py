@@ -51,19 +51,26 @@ class Kinds:
         self.again = False
         looked = 0
         hungry = [worker for worker in workers if worker.room > 0]
-        for is_async in self._aside:
-            rooms = (worker.room_for(is_async=is_async) for worker in hungry)
-            self._recall(is_async, sum(room for room in rooms if room > 0))
-        while hungry and not self._is_full(hungry):
+        full = self._full()
+        while hungry:
+            recalled = 0
+            for is_async in self._aside:
+                recalled += self._recall(is_async, _room(hungry, is_async=is_async))
+            wanted = sum(worker.room for worker in hungry)
+            for is_async in full:  # take no more than can be handed out
+                wanted = min(wanted, _room(hungry, is_async=is_async))
+            if not wanted:
+                return False
             if looked > LOOK_MAX:
                 self.again = True
                 return False
-            paths = take(sum(worker.room for worker in hungry))
-            if not paths:
+            paths = take(wanted)
+            if not paths and not recalled:
                 return True
-            looked += len(paths)
+            looked += len(paths) + recalled  # what was recalled may have been parked
             self._hand_out(paths, hungry)
             hungry = [worker for worker in hungry if worker.room > 0]
+            full = self._full()
         return False
 
     def _hand_out(self, paths: list[str], hungry: list[WatchedWorker]) -> None:
@@ -86,15 +93,19 @@ class Kinds:
         for index, part in parts.items():
             hungry[index].offer(part)
 
-    def _is_full(self, hungry: list[WatchedWorker]) -> bool:
-        """Tell whether more must not be set aside of what nobody has a place for."""
-        return any(
-            len(aside) >= ASIDE_MAX
-            and all(worker.room_for(is_async=is_async) <= 0 for worker in hungry)
-            for is_async, aside in self._aside.items()
-        )
+    def _full(self) -> list[bool]:
+        """Return the kinds of which no more must be set aside."""
+        return [each for each, aside in self._aside.items() if len(aside) >= ASIDE_MAX]
 
-    def _recall(self, is_async: bool, count: int) -> None:
+    def _recall(self, is_async: bool, count: int) -> int:
+        """Give the first ones back; return how many."""
         aside = self._aside[is_async]
-        for _ in range(min(count, len(aside))):
+        count = min(count, len(aside))
+        for _ in range(count):
             self._give_back(heapq.heappop(aside)[2])
+        return count
+
+
+def _room(workers: list[WatchedWorker], *, is_async: bool) -> int:
+    """Return how many names of a kind there are places for."""
+    return sum(max(0, worker.room_for(is_async=is_async)) for worker in workers)

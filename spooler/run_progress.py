@@ -13,7 +13,7 @@ import msgspec
 from .clock import CLOCK, Clock
 from .current import current_task
 from .errors import UsageError
-from .spooldir import SpoolDir, runlogs
+from .spooldir import SpoolDir, progress as files
 from .task import iso
 
 EVERY: Final = 0.1
@@ -85,7 +85,7 @@ def progress(
         "attempt": task.attempt,
     }
     try:
-        runlogs.write_progress(said.spool, task.id, record)
+        files.write_progress(said.spool, task.id, record)
     except OSError as error:  # it is for people; the task comes first
         if not said.failed:
             said.failed = True
@@ -105,4 +105,4 @@ def forget_progress(task_id: str) -> None:
     """Remove what a run has said, if it has; for the worker, when the run is over."""
     said = RUNS.pop(task_id, None)
     if said is not None:
-        runlogs.forget_progress(said.spool, task_id)
+        files.forget_progress(said.spool, task_id)

@@ -16,7 +16,7 @@ from .spooldir.pauses import read as read_pauses
 from .spooldir.recovery import is_alive, processes
 from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
 from .spooldir.reports import read_json
-from .spooldir.runlogs import progress_of
+from .spooldir.progress import progress_of
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
 
 # Cheaper than Name.parse: there may be 100,000 of them.
@@ -26,7 +26,7 @@ _NATIVE: Final = re.compile(r"\d{16}\.\d+\.\d+\.[0-9a-f]{16}\.", re.ASCII)
 class Run(TypedDict):
     """A task that a worker runs; ``since`` is when it was claimed.
 
-    ``progress`` is what it says of how far it is: ``runlogs.Progress``.
+    ``progress`` is what it says of how far it is: ``progress.Progress``.
     """
 
     id: str

@@ -3,7 +3,7 @@
 The task's file is opened once and then known by its descriptor, wherever it is renamed
 to; inotify tells when that has happened. So a wait costs the same however many tasks
 the spool holds, and nothing while nothing happens. Where there is no inotify (a network
-file system, no instances left) the file is looked at twice a second.
+file system, no watches left) the file is looked at twice a second.
 
 The steps of a wait are a generator, which says what to wait for: one driver blocks, the
 other one awaits.
@@ -12,7 +12,7 @@ other one awaits.
 from collections.abc import Callable, Generator
 from contextlib import suppress
 from functools import lru_cache, partial
-from threading import BoundedSemaphore, Event
+from threading import Event
 from typing import Any, Final
 
 import msgspec
@@ -36,9 +36,6 @@ from .wakeup import Watchpost, file_system, is_remote
 
 POLL: Final = 0.5
 """Seconds between two looks where there is no inotify."""
-
-INSTANCES: Final = BoundedSemaphore(64)
-"""Waits of one process that use inotify at a time: most users have 128 instances."""
 
 _FINAL: Final = (State.FAILED, State.CORRUPT)
 
@@ -188,21 +185,15 @@ class _Wait:
         if self._is_remote:
             return
         try:
-            if self._post is None and INSTANCES.acquire(blocking=False):
-                try:
-                    self._post = Watchpost()
-                except OSError:
-                    INSTANCES.release()
-                    raise
-            if self._post is not None:
-                add(self._post)
+            if self._post is None:
+                self._post = Watchpost()
+            add(self._post)
         except OSError:
             self._leave_post()
 
     def _leave_post(self) -> None:
         post, self._post = self._post, None
         if post is not None:
-            INSTANCES.release()
             post.close()
 
 

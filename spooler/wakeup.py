@@ -14,7 +14,9 @@ import re
 import select
 import selectors
 import signal
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import FrameType
 from typing import Final
 
@@ -97,7 +99,6 @@ class _Inotify(InotifyFD):
         self.close()
 
 
-_NOTHING: Final = _Folder(lambda name, whole: None, lambda: None, lambda: None)
 _IDS: Final = itertools.count(1)
 
 
@@ -199,25 +200,122 @@ class Watch:
             self._inotify.close_now()
 
 
-class Watchpost:
-    """Tells that something happened to one of a few files and directories.
+class _Hub:
+    """One inotify for all that waits in this process; read by a thread meanwhile.
 
-    It does not say to which: look again at all of them. One inotify of its own.
+    It stays open, since to close one takes the kernel some 10 ms. The thread is there
+    while there are watchposts.
 
     Raises:
         OSError: There is no inotify left for this user.
     """
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self._inotify = _Inotify()
+        self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         for fd in self._inotify.descriptors():
             os.set_inheritable(fd, False)
-        self._poll = select.poll()
-        self._poll.register(self.fileno(), select.POLLIN)
+        self._lock = threading.Lock()
+        self._posts = 0
+        self._is_read = False
+
+    def enter(self) -> None:
+        """Have one more watchpost told."""
+        with self._lock:
+            if not self._is_read:
+                threading.Thread(
+                    target=self._run, name="spooler-waiting", daemon=True
+                ).start()
+                self._is_read = True
+            self._posts += 1
+
+    def leave(self, watches: list[tuple[WatchDescriptor, CallbackId]]) -> None:
+        """Have one watchpost less, and forget what it has watched."""
+        self._inotify.remove_callbacks(watches)
+        with self._lock:
+            self._posts -= 1
+            if not self._posts:
+                os.eventfd_write(self._bell, 1)
+
+    def add(
+        self, path: str, mask: Mask, post: "Watchpost"
+    ) -> tuple[WatchDescriptor, CallbackId]:
+        """Watch a file or directory."""
+        once = CallbackId(next(_IDS))
+        wd = self._inotify.add_callback(os.fsencode(path), mask, post, once)
+        if wd < 0:  # watchdog 7 keeps silent about EACCES
+            self._inotify.remove_callbacks([(wd, once)])
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return wd, once
+
+    def _run(self) -> None:
+        poll = select.poll()
+        for fd in (self._bell, self._inotify.fileno()):
+            poll.register(fd, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._bell:
+                    os.eventfd_read(fd)
+                    continue
+                for event in self._inotify.read_events():
+                    self._inotify.handle_event(event)
+            with self._lock:
+                if not self._posts:
+                    self._is_read = False
+                    return
+
+    def close(self) -> None:
+        """Let go of everything. For the child of a fork, which has no thread."""
+        for fd in (self._bell, *self._inotify.descriptors()):
+            os.close(fd)
+
+
+_hubs: Final[list[_Hub]] = []
+_HUBS_LOCK: Final = threading.Lock()
+
+
+def _hub() -> _Hub:
+    with _HUBS_LOCK:
+        if _hubs and _hubs[0].pid != os.getpid():
+            _hubs.pop().close()
+        if not _hubs:
+            _hubs.append(_Hub())
+        return _hubs[0]
+
+
+os.register_at_fork(
+    before=_HUBS_LOCK.acquire,
+    after_in_parent=_HUBS_LOCK.release,
+    after_in_child=_HUBS_LOCK.release,
+)
+
+
+class Watchpost:
+    """Tells that something happened to one of a few files and directories.
+
+    It does not say to which: look again at all of them.
+
+    Raises:
+        OSError: There is no inotify, descriptor or thread left.
+    """
+
+    def __init__(self) -> None:
+        self._hub = _hub()
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._lock = threading.Lock()
+        self._watches: list[tuple[WatchDescriptor, CallbackId]] = []
+        try:
+            self._hub.enter()
+        except BaseException as error:
+            os.close(self._fd)
+            if isinstance(error, RuntimeError):
+                raise OSError(errno.EAGAIN, str(error)) from None
+            raise
 
     def fileno(self) -> int:
         """Return a descriptor that is readable when there is news."""
-        return self._inotify.fileno()
+        return self._fd
 
     def add_file(self, fd: int) -> None:
         """Watch an open file, wherever it is, for being renamed or unlinked.
@@ -225,7 +323,8 @@ class Watchpost:
         Raises:
             OSError: It cannot be watched.
         """
-        self._add(f"/proc/self/fd/{fd}", FILE_MASK)
+        path = f"/proc/self/fd/{fd}"
+        self._watches.append(self._hub.add(path, FILE_MASK, self))
 
     def add_folder(self, path: str) -> None:
         """Watch a directory for new files.
@@ -233,7 +332,7 @@ class Watchpost:
         Raises:
             OSError: It cannot be watched.
         """
-        self._add(path, MASK)
+        self._watches.append(self._hub.add(path, MASK, self))
 
     def add_growing(self, path: str) -> None:
         """Watch a file for being written to.
@@ -241,28 +340,48 @@ class Watchpost:
         Raises:
             OSError: It cannot be watched.
         """
-        self._add(path, Mask(InotifyConstants.IN_MODIFY))
-
-    def _add(self, path: str, mask: Mask) -> None:
-        once = CallbackId(next(_IDS))  # one file may be added again
-        wd = self._inotify.add_callback(os.fsencode(path), mask, _NOTHING, once)
-        if wd < 0:  # watchdog 7 keeps silent about EACCES
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        mask = Mask(InotifyConstants.IN_MODIFY)
+        self._watches.append(self._hub.add(path, mask, self))
 
     def wait(self, timeout: float | None) -> None:
         """Wait for news, or until so many seconds (an hour at most) are over."""
         seconds = 3600.0 if timeout is None else min(timeout, 3600.0)
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
         # In whole milliseconds, rounded up: never wake too early, again and again.
-        if self._poll.poll(math.ceil(seconds * 1000)):
+        if poll.poll(math.ceil(seconds * 1000)):
             self.read()
 
     def read(self) -> None:
-        """Forget the news so far. Call it when there is some: else it blocks."""
-        os.read(self.fileno(), 65536)
+        """Forget the news so far."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._fd)
 
     def close(self) -> None:
         """Let go of everything."""
-        self._inotify.close_now()
+        self._hub.leave(self._watches)
+        with self._lock:  # the thread may be about to tell
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _ring(self) -> None:
+        with self._lock:
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
+
+    # watchdog's ``WatchCallback``: called in the thread
+
+    def on_event(self, event: InotifyEvent) -> None:
+        """Tell it."""
+        self._ring()
+
+    def on_watch_deleted(self, wd: WatchDescriptor) -> None:
+        """Tell it."""
+        self._ring()
+
+    def on_queue_overflow(self) -> None:
+        """Tell it."""
+        self._ring()
 
 
 class Signals:

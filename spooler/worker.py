@@ -184,9 +184,9 @@ def main(connection: socket.socket, settings: WorkerSettings) -> None:
     # What a task puts without naming a spool goes where the task came from.
     os.environ["SPOOL_DIR"] = spool.path
     claims = Claims(spool, settings.name, settings.owners)
+    hooks.started()  # what it prints belongs to no task
     many = settings.threads > 1 or any(entry.is_async for entry in REGISTRY)
     catching = capture(spool, settings.name, settings.keep_log, many=many)
-    hooks.started()
     channel = Channel(connection)
     if many:
         from .concurrent import ConcurrentWorker  # noqa: PLC0415 (it loads anyio)
@@ -194,7 +194,7 @@ def main(connection: socket.socket, settings: WorkerSettings) -> None:
         ConcurrentWorker(channel, claims, settings, catching).work()
     else:
         Worker(channel, claims, settings, catching).work()
-    hooks.stopped()
     if catching is not None:
         catching.close()
+    hooks.stopped()
     lock.remove()

@@ -1,4 +1,4 @@
-"""What tests of batches share: a worker without a daemon, which writes down its runs."""
+"""What tests of batches share: a worker without a daemon."""
 
 import os
 from collections import Counter

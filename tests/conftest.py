@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spooler.spooldir import SpoolDir
+from spooler.wakeup import Watchpost
 
 from .helpers import FakeClock, open_files
 
@@ -14,6 +15,7 @@ from .helpers import FakeClock, open_files
 @pytest.fixture
 def no_leaks() -> Iterator[None]:
     """Fail if the test leaves a descriptor open."""
+    Watchpost().close()  # what those who wait share stays open
     before = open_files()
     yield
     left = {fd: what for fd, what in open_files().items() if fd not in before}

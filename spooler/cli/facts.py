@@ -9,7 +9,7 @@ import msgspec
 
 from ..clock import CLOCK
 from ..errors import CorruptError, NotFoundError
-from ..spooldir import SpoolDir, batches, repair, reports, runlogs
+from ..spooldir import SpoolDir, batches, progress, repair, reports
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
 from ..task import BATCH, Name, State, iso
@@ -113,7 +113,7 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
 def _progress(spool: SpoolDir, found: Found) -> object:
     if found.state is not State.RUNNING or found.name is None:
         return None
-    said = runlogs.progress_of(spool, found.name)
+    said = progress.progress_of(spool, found.name)
     return None if said is None else msgspec.to_builtins(said)
 
 

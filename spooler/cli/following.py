@@ -13,8 +13,8 @@ import msgspec
 from ..clock import CLOCK
 from ..errors import NotFoundError
 from ..spooldir import SpoolDir, repair, runlogs
+from ..spooldir.progress import Progress, progress_of
 from ..spooldir.repair import Found
-from ..spooldir.runlogs import Progress
 from ..spooldir.tracking import Track, state_at, track_anywhere
 from ..task import Name, State
 from ..wakeup import Watchpost, file_system, is_remote
@@ -246,5 +246,5 @@ def _facts(spool: SpoolDir, found: Found) -> Facts:
         return Facts(found.state.value, max(1, attempt - 1))
     if found.state is not State.RUNNING:
         return Facts(found.state.value, attempt)
-    said = None if found.name is None else runlogs.progress_of(spool, found.name)
+    said = None if found.name is None else progress_of(spool, found.name)
     return Facts(found.state.value, attempt, said)

@@ -186,7 +186,7 @@ def progress_text(said: object) -> str:
     """Return ``40/120  33%  message``; nothing where nothing was said.
 
     Args:
-        said: A ``runlogs.Progress`` as JSON has it; None for none.
+        said: A ``spooldir.progress.Progress`` as JSON has it; None for none.
     """
     if not isinstance(said, Mapping):
         return ""

@@ -11,7 +11,7 @@ and nobody can swap the directory under a running process.
 * ``keys``: put and adopt tasks with a uniqueness key; ``owner``: who has one
 * ``reports``: the ``.why`` files and the list of attempts
 * ``results``: what tasks have returned; ``tracking``: where one task is, at any time
-* ``runlogs``: what runs print, and how far they say they are
+* ``runlogs``: what runs print; ``progress``: how far they say they are
 * ``batches``: how far a batch has come; cut it, take lines out of it
 * ``claims``: what one worker holds: claim, read, settle
 * ``dropped``: adopt what other programs left

@@ -139,7 +139,7 @@ def _encode(value: object) -> tuple[msgspec.Raw, str | None]:
         data = ENCODER.encode(value)
     except Exception as error:  # noqa: BLE001 (the value's classes are the user's code)
         problem = f"its result cannot be written in JSON: {type(error).__name__}"
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split()).replace(" in a task", "")[:200]
         return _NULL, _text(f"{problem}: {text}" if text else problem)
     if len(data) > MAX_RESULT:
         return _NULL, f"its result takes {len(data)} bytes, and {MAX_RESULT} are kept"

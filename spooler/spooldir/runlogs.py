@@ -1,4 +1,4 @@
-"""What runs print and how far they say they are: the files in ``logs/``.
+"""What runs print: the files in ``logs/``.
 
 All of it is for people: nothing is synced, and no task waits for it.
 Specification: docs/format.md, section 13.
@@ -8,17 +8,15 @@ import fcntl
 import os
 import re
 import select
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
-
-import msgspec
 
 from ..clock import CLOCK, Clock
 from ..task import Name, is_id
 from .files import NEW_FLAGS, write_all
+from .progress import PROGRESS_MAX_AGE, forget_progress
 from .reading import READ_FLAGS
-from .reports import to_json
 from .root import SpoolDir
 
 HEAD: Final = 64 * 1024
@@ -45,9 +43,6 @@ KEEP_LOGS_FOR: Final = 7 * 24 * 3600.0
 LEFT_OVER_AGE: Final = 24 * 3600.0
 """Seconds after which a live file without its worker is a left-over."""
 
-PROGRESS_MAX_AGE: Final = 7 * 24 * 3600.0
-"""Seconds after which a progress that did not change is a left-over."""
-
 SWEEP_MAX: Final = 10_000
 """How many files one sweep looks at."""
 
@@ -55,25 +50,8 @@ PATIENCE_MS: Final = 10
 """Milliseconds for which a supervisor waits for somebody to read what it prints."""
 
 _CHUNK: Final = 64 * 1024
-_PROGRESS_MAX: Final = 64 * 1024
 _LOG = re.compile(r"([0-9a-f]{16})\.([1-9]\d{0,6})", re.ASCII)
 _NOTE = re.compile("… ([0-9]{1,18}) bytes left out …\n".encode())
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """How far a run says that it is.
-
-    Attributes:
-        total: What ``done`` is to come to; None if nobody knows.
-        time: When it said so, ISO 8601.
-        attempt: The number of the run, from 1.
-    """
-
-    done: int | float
-    total: int | float | None
-    message: str
-    time: str
-    attempt: int
 
 
 def _note(left_out: int) -> bytes:
@@ -88,11 +66,6 @@ def live_path(worker: str) -> str:
 def log_path(task_id: str, attempt: int) -> str:
     """Return where what a run has printed is kept."""
     return f"logs/{task_id}.{attempt}"
-
-
-def progress_path(task_id: str) -> str:
-    """Return where a run says how far it is."""
-    return f"logs/{task_id}.progress"
 
 
 # -- being printed ------------------------------------------------------------------
@@ -454,51 +427,3 @@ def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:
         os.unlink(path, dir_fd=spool.fd)
         return 1
     return 0
-
-
-# -- progress -----------------------------------------------------------------------
-
-
-def write_progress(spool: SpoolDir, task_id: str, record: Mapping[str, object]) -> None:
-    """Say how far a run is: a reader never sees half of it.
-
-    Raises:
-        OSError: From the file system.
-    """
-    hidden = f"logs/.{os.urandom(8).hex()}"
-    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
-    try:
-        try:
-            write_all(fd, to_json(record))
-        finally:
-            os.close(fd)
-        target = progress_path(task_id)
-        os.rename(hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(hidden, dir_fd=spool.fd)
-        raise
-
-
-def read_progress(spool: SpoolDir, task_id: str) -> Progress | None:
-    """Return how far a run says that it is; None if it does not, or cannot be read."""
-    with suppress(OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        fd = os.open(progress_path(task_id), READ_FLAGS, dir_fd=spool.fd)
-        try:
-            data = os.read(fd, _PROGRESS_MAX)
-        finally:
-            os.close(fd)
-        return msgspec.json.decode(data, type=Progress)
-    return None
-
-
-def progress_of(spool: SpoolDir, name: Name) -> Progress | None:
-    """Return how far a running task says that it is in this attempt, if it does."""
-    said = read_progress(spool, name.id)
-    return said if said is not None and said.attempt == name.attempt + 1 else None
-
-
-def forget_progress(spool: SpoolDir, task_id: str) -> None:
-    """Remove what a run said of its progress, if it did. Never fails."""
-    with suppress(OSError):
-        os.unlink(progress_path(task_id), dir_fd=spool.fd)

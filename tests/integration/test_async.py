@@ -2,7 +2,6 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
@@ -399,11 +398,43 @@ def test_a_coroutine_that_blocks_the_loop_can_be_killed(box: Box) -> None:
     assert box.why()["reason"] == "timeout"
 
 
-def test_ten_thousand_quick_tasks_are_done(box: Box, tmp_path: Path) -> None:
+def test_many_quick_tasks_are_done(box: Box) -> None:
     for _ in range(2000):
         box.put("nothing")
     box.burst(imports=APP)
     assert box.is_empty()
+
+
+def test_a_worker_whose_loop_is_stopped_is_replaced(box: Box) -> None:
+    box.module(
+        "import asyncio\n"
+        "from spooler import current_task, spool\n"
+        "@spool\n"
+        "async def stops(text: str) -> None:\n"
+        "    if current_task().attempt == 1:\n"
+        "        asyncio.get_running_loop().stop()\n"
+        "        await asyncio.sleep(10)\n"
+        "    print(text, flush=True)\n"
+    )
+    daemon = box.start("--keep-log", "never", imports="mine")
+    box.put("stops", text="again")
+    daemon.wait_for("its event loop has died")
+    wait_until(box.is_empty)
+    assert "recover" in daemon.text()
+
+
+def test_an_application_without_async_functions_never_loads_anyio(box: Box) -> None:
+    box.module(
+        "import os, sys\n"
+        "from spooler import spool\n"
+        "@spool\n"
+        "def loaded() -> None:\n"
+        "    with open(os.environ['OUT'] + '/out', 'w') as file:\n"
+        "        print('anyio' in sys.modules, file=file)\n"
+    )
+    box.put("loaded")
+    box.burst(imports="mine")
+    assert box.lines() == ["False"]
 
 
 def test_a_backend_that_is_not_there_is_refused(box: Box) -> None:

@@ -135,7 +135,7 @@ def test_limited_tasks_are_in_nobodys_way(
     wait_until(lambda: box.lines("plain"))
     took = float(box.lines("plain")[0]) - begun
     record_property("seconds", took)
-    assert took < 1.0 * FACTOR
+    assert took < 3.0 * FACTOR  # 2,000 names are tried, if they have keys
     assert len(box.lines(log)) == 1
     # And now that all are known to wait it is at once.
     assert stays(lambda: True, seconds=1.0)
@@ -143,7 +143,7 @@ def test_limited_tasks_are_in_nobodys_way(
         begun = time()
         box.put("plain")
         wait_until(lambda number=number: len(box.lines("plain")) == number)  # type: ignore[misc] # a default binds it
-        assert float(box.lines("plain")[-1]) - begun < 0.1 * FACTOR
+        assert float(box.lines("plain")[-1]) - begun < 0.25 * FACTOR
 
 
 def test_waiting_for_a_slot_takes_no_time(box: Box) -> None:

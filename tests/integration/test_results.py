@@ -22,7 +22,6 @@ from spooler import (
     Spooler,
     State,
     TaskFailed,
-    waiting,
 )
 
 from ..helpers import FACTOR
@@ -153,9 +152,11 @@ def test_results_go_when_their_time_is_over(box: Box) -> None:
 
 def test_the_oldest_results_go_first(box: Box) -> None:
     handles = []
+    daemon = box.start(imports=APP)
     for number in range(4):
         handles.append(put(box, "add", a=number, b=0))
-        box.burst(imports=APP)
+        assert handles[-1].wait(WITHIN) is None
+    assert daemon.end() == 0
     assert len(box.names("done")) == 4
     box.start("--keep-results", "2", imports=APP)
     wait_until(lambda: len(box.names("done")) == 2)
@@ -179,8 +180,6 @@ def test_fifty_wait_at_once(box: Box) -> None:
     for waiter in waiters:
         waiter.join(WITHIN)
     assert found == list(range(50))
-    assert waiting.INSTANCES.acquire(blocking=False)
-    waiting.INSTANCES.release()
 
 
 async def gather(handles: list[Handle]) -> list[Any]:
@@ -203,7 +202,6 @@ def in_asyncio(work: Callable[..., Any], *args: Any) -> Any:
 
 @pytest.mark.parametrize("run", [in_asyncio, trio.run])
 def test_a_hundred_are_awaited_in_one_loop(box: Box, run: Callable[..., Any]) -> None:
-    """More than there may be inotify instances: the others look now and then."""
     box.start("--workers", "2", imports=APP)
     handles = [put(box, "later", number=number) for number in range(100)]
     assert run(gather, handles) == list(range(100))
@@ -301,7 +299,7 @@ def test_spool_wait_tells_of_a_task_that_is_removed(box: Box) -> None:
         env=box.environ(),
     )
     fds = Path(f"/proc/{waiter.pid}/fd")
-    wait_until(lambda: any("inotify" in os.readlink(f) for f in links(fds)))
+    wait_until(lambda: any("spool/5/" in os.readlink(f) for f in links(fds)))
     assert command(box, "rm", handle.id).returncode == 0
     _, stderr = waiter.communicate(timeout=WITHIN)
     assert waiter.returncode == 1

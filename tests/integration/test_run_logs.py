@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from .conftest import FACTOR, LIMIT, Box, Spoold, wait_until
+from ..helpers import FACTOR
+from .conftest import LIMIT, Box, Spoold, wait_until
 
 SPOOL = str(Path(sys.executable).with_name("spool"))
 MODULES = "printing"

@@ -687,7 +687,7 @@ def test_rm_of_a_running_task_says_what_to_do_instead(
     fill(spool, claims)
     result = cli("rm", "3")
     assert result.exit_code == 1
-    assert "let it end, or stop its daemon" in result.stderr
+    assert "let it end, or `spool kill` it first" in result.stderr
     assert states(spool)["3" * 16] is State.RUNNING
 
 

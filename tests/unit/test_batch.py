@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.batches import BATCH_ID, LATER_US, PlainWorker, a_batch
+from tests.helpers import tasks
 
 from spooler import batch, current_task
 from spooler.batch import Attention
 from spooler.entries import make_entry
 from spooler.errors import Retry
 from spooler.registry import REGISTRY, Kind
+from spooler.runner import READ_AGAIN
 from spooler.spooldir import SpoolDir, batches, reports
 from spooler.spooldir.reports import append_attempt
 from spooler.task import Name, Verdict, derived_id
-from tests.batches import BATCH_ID, LATER_US, PlainWorker, a_batch
-from tests.helpers import tasks
 
 Register = Callable[..., None]
 
@@ -242,7 +243,7 @@ def test_a_batch_with_another_count_runs_what_it_has_and_is_put_aside(
     assert reason in str(reports.read_why(spool, path)["reason"])
 
 
-@pytest.mark.parametrize("args", ["{}", '{"count":"x"}', '{"count":true}', "{}"])
+@pytest.mark.parametrize("args", ["{}", '{"count":"x"}', '{"count":true}'])
 def test_a_batch_without_a_count_is_put_aside(
     spool: SpoolDir, worker: PlainWorker, args: str
 ) -> None:
@@ -350,11 +351,11 @@ def test_an_error_of_the_system_gives_the_batch_back(
         patch.setattr(batches, "write_all", refuse)
         task = worker.claims.read(claim)
         _, outcome = batch.run(worker, worker.claims, claim, task)
-    assert (outcome.verdict, outcome.after) == (Verdict.RELEASE, batch.READ_AGAIN)
+    assert (outcome.verdict, outcome.after) == (Verdict.RELEASE, READ_AGAIN)
     with monkeypatch.context() as patch:
         patch.setattr(batches.Progress, "advance", refuse)
         _, outcome = batch.run(worker, worker.claims, claim, task)
-    assert (outcome.verdict, outcome.after) == (Verdict.RELEASE, batch.READ_AGAIN)
+    assert (outcome.verdict, outcome.after) == (Verdict.RELEASE, READ_AGAIN)
     task.close()
 
 

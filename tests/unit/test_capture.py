@@ -1,5 +1,7 @@
 """What the runs of a worker print is caught."""
 
+# ruff: noqa: T201 (printing is what is tested)
+
 import ctypes
 import faulthandler
 import logging
@@ -11,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers import FACTOR
 
 from spooler import CurrentTask, logs
 from spooler.capture import Capture, FileCapture, RoutedCapture, capture
 from spooler.config import KeepLog
 from spooler.current import CURRENT
 from spooler.spooldir import SpoolDir
-from tests.helpers import FACTOR
 
 ID = "8c1f42d09ab3e617"
 OTHER = "8c1f42d09ab3e618"
@@ -50,7 +52,7 @@ def be_a_worker() -> None:
     """Have Python's own streams and one handler; pytest takes them back by itself."""
     if sys.__stdout__ is None or sys.__stdout__.fileno() != 1:
         pytest.skip("the standard output is not descriptor 1 here")
-    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__  # type: ignore[assignment] # it is one
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     logs.configure("info", json=False)
 
 
@@ -294,7 +296,7 @@ def test_streams_that_user_code_has_put_in_place_are_left(
     monkeypatch.setattr(sys, "stdout", odd)
     caught = capture(spool, WORKER, "failed")
     assert caught is not None
-    assert sys.stdout is odd  # type: ignore[comparison-overlap]
+    assert sys.stdout is odd
     caught.begin(ID, 1)
     print("hello")
     caught.end(ID, 1, succeeded=False, keep=None)

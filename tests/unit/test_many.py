@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import path_of, put, tasks
 
 import spooler
 from spooler import (
@@ -26,7 +27,6 @@ from spooler.spooldir import SpoolDir, batches
 from spooler.spooldir.batches import Range
 from spooler.spooldir.claims import Claims
 from spooler.task import BATCH, Name, derived_id
-from tests.helpers import path_of, put, tasks
 
 ID = "8c1f42d09ab3e617"
 OTHER = "0123456789abcdef"
@@ -48,7 +48,7 @@ def here(
 
 
 @pytest.fixture
-def mail(here: SpoolDir) -> Task[[str, int], None]:
+def mail(here: SpoolDir) -> Task[..., None]:
     @spooler.spool
     def mail(to: str, number: int = 0) -> None: ...
 
@@ -66,7 +66,7 @@ def head_of(spool: SpoolDir) -> tuple[Name, Any, list[bytes]]:
 
 
 def test_spool_many_puts_one_file_with_a_line_for_each(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     batch = spooler.spool_many([mail.call("a", 1), mail.call(to="b", number=2)])
     name, header, lines = head_of(here)
@@ -79,7 +79,7 @@ def test_spool_many_puts_one_file_with_a_line_for_each(
 
 
 def test_a_batch_is_a_sequence_of_handles(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     calls = [mail.call("a"), Spooler().call("other"), mail.call("b")]
     batch = spooler.spool_many(iter(calls))
@@ -97,7 +97,7 @@ def test_a_batch_is_a_sequence_of_handles(
 
 
 def test_options_of_a_batch_are_those_of_its_file(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     batch = spooler.spool_many([mail.call("a")], at=4102444800, priority=2, id=ID)
     name, _, _ = head_of(here)
@@ -108,7 +108,7 @@ def test_options_of_a_batch_are_those_of_its_file(
 
 
 def test_options_of_calls_stand_in_their_lines(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     @spooler.spool
     def store(body: bytes) -> None: ...
@@ -147,7 +147,7 @@ def test_options_of_calls_stand_in_their_lines(
 )
 def test_a_call_that_cannot_be_is_named_by_its_number(
     here: SpoolDir,
-    mail: Task[[str, int], None],
+    mail: Task[..., None],
     make: Callable[[Any], Call],
     problem: str,
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_call_that_cannot_be_is_named_by_its_number(
 
 
 def test_an_error_of_whoever_makes_the_calls_passes_through(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     def calls() -> Iterator[Call]:
         yield mail.call("a")
@@ -188,9 +188,7 @@ def test_a_batch_has_the_priority_of_its_calls_unless_one_is_given(
         spooler.spool_many([usual.using(priority=3).call()], priority=7)
 
 
-def test_without_calls_nothing_is_put(
-    here: SpoolDir, mail: Task[[str, int], None]
-) -> None:
+def test_without_calls_nothing_is_put(here: SpoolDir, mail: Task[..., None]) -> None:
     for batch in (spooler.spool_many([]), mail.map([])):
         assert (batch.count, list(batch), batch.state()) == (0, [], None)
         assert batch.wait(timeout=1) is None
@@ -202,7 +200,7 @@ def test_without_calls_nothing_is_put(
 @pytest.mark.parametrize("memory", [0, 1000, many.MEMORY])
 def test_large_batches_go_through_a_file(
     here: SpoolDir,
-    mail: Task[[str, int], None],
+    mail: Task[..., None],
     memory: int,
     monkeypatch: pytest.MonkeyPatch,
     no_leaks: None,
@@ -223,7 +221,7 @@ def test_large_batches_go_through_a_file(
 
 
 def test_map_takes_dicts_tuples_and_plain_values(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     batch = mail.map([{"to": "a", "number": 1}, ("b", 2), "c"])
     _, _, lines = head_of(here)
@@ -249,7 +247,7 @@ def test_map_takes_magic_keys_of_a_row(here: SpoolDir) -> None:
         store.map([{"name": "a", "body": b"x", "priority": 3}])
 
 
-def test_map_keeps_to_using(here: SpoolDir, mail: Task[[str, int], None]) -> None:
+def test_map_keeps_to_using(here: SpoolDir, mail: Task[..., None]) -> None:
     mail.using(keep_result=60, priority=3, at=4102444800).map(["a"])
     name, _, (line,) = head_of(here)
     assert (name.priority, name.due_us) == (3, 4102444800_000_000)
@@ -259,7 +257,7 @@ def test_map_keeps_to_using(here: SpoolDir, mail: Task[[str, int], None]) -> Non
 
 
 def test_map_names_the_row_that_does_not_fit(
-    here: SpoolDir, mail: Task[[str, int], None]
+    here: SpoolDir, mail: Task[..., None]
 ) -> None:
     with pytest.raises(ArgumentsError, match=r"^row 1: argument 'number'.* is mail\("):
         mail.map([("a", 1), ("b", "x")])
@@ -268,9 +266,7 @@ def test_map_names_the_row_that_does_not_fit(
     assert tasks(here) == {}
 
 
-def test_map_refuses_a_task_with_a_key(
-    here: SpoolDir, mail: Task[[str, int], None]
-) -> None:
+def test_map_refuses_a_task_with_a_key(here: SpoolDir, mail: Task[..., None]) -> None:
     with pytest.raises(UsageError, match="mail: a task in a batch cannot have a key"):
         mail.using(key="k").map(["a"])
 
@@ -287,7 +283,7 @@ def test_map_gives_a_dict_to_a_function_that_wants_one(here: SpoolDir) -> None:
 
 
 @pytest.fixture
-def batch(here: SpoolDir, mail: Task[[str, int], None]) -> Batch:
+def batch(here: SpoolDir, mail: Task[..., None]) -> Batch:
     return mail.map(["a", "b", "c", "d"])
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.helpers import FakeClock, ToldOS
 
 from spooler import CurrentTask, UsageError, current_task
 from spooler.current import CURRENT
 from spooler.run_progress import RUNS, SPOOLS, forget_progress, progress
-from spooler.spooldir import SpoolDir, runlogs
-from spooler.spooldir.runlogs import Progress
-from tests.helpers import FakeClock, ToldOS
+from spooler.spooldir import SpoolDir, progress as files
+from spooler.spooldir.progress import Progress
 
 ID = "8c1f42d09ab3e617"
 
@@ -31,7 +31,7 @@ def run(spool: SpoolDir) -> Iterator[SpoolDir]:
 
 
 def said(spool: SpoolDir) -> tuple[object, object, str] | None:
-    found = runlogs.read_progress(spool, ID)
+    found = files.read_progress(spool, ID)
     return None if found is None else (found.done, found.total, found.message)
 
 
@@ -46,7 +46,7 @@ def test_it_is_written_with_its_time_and_attempt(
     run: SpoolDir, clock: FakeClock
 ) -> None:
     progress(3, 10, "copying", clock=clock)
-    assert runlogs.read_progress(run, ID) == Progress(
+    assert files.read_progress(run, ID) == Progress(
         3, 10, "copying", "2026-11-20T21:01:00.000Z", 2
     )
 
@@ -74,7 +74,7 @@ def test_what_is_too_soon_makes_no_system_call(
 ) -> None:
     progress(1, clock=clock)
     told = ToldOS()
-    monkeypatch.setattr(runlogs, "os", told)
+    monkeypatch.setattr(files, "os", told)
     progress(2, clock=clock)
     assert told.calls == []
 
@@ -127,7 +127,7 @@ def test_a_message_is_cut_and_may_hold_anything(
 ) -> None:
     progress(1, 1, "\x1b\ud800\n" + "x" * 5000, clock=clock)
     found = said(run)
-    assert found is not None or runlogs.read_progress(run, ID) is None
+    assert found is not None or files.read_progress(run, ID) is None
     clock.advance(1)
     progress(1, 1, "x" * 5000, clock=clock)
     assert said(run) == (1, 1, "x" * 1000)
@@ -141,7 +141,7 @@ def test_a_full_disk_does_no_harm_and_is_told_once(
 ) -> None:
     told = ToldOS()
     told.fail("open", errno.ENOSPC, errno.ENOSPC)
-    monkeypatch.setattr(runlogs, "os", told)
+    monkeypatch.setattr(files, "os", told)
     with caplog.at_level(logging.WARNING, "spooler"):
         for done in range(2):
             progress(done, 10, clock=clock)

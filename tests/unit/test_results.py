@@ -140,7 +140,10 @@ def nested(depth: int) -> object:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        (object(), "its result cannot be written in JSON: TypeError: object"),
+        (
+            object(),
+            "its result cannot be written in JSON: TypeError: object cannot be written",
+        ),
         (open, "its result cannot be written in JSON: TypeError"),
         (Hostile(), "its result cannot be written in JSON: "),
         ("\ud800", "its result cannot be written in JSON: UnicodeEncodeError"),

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers import FakeClock, ToldOS, make_name, path_of, put, real_clock, tree
 
 from spooler.errors import CorruptError
-from spooler.spooldir import SpoolDir, batches
+from spooler.spooldir import SpoolDir, batches, files
 from spooler.spooldir.batches import Progress, Range
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import sweep
 from spooler.task import BATCH, Claim, Name, derived_id
-from tests.helpers import FakeClock, ToldOS, make_name, path_of, put, real_clock, tree
 
 ID = "8c1f42d09ab3e617"
 OTHER = "0123456789abcdef"
@@ -333,7 +333,7 @@ def test_who_goes_on_puts_the_part_into_place(
 def test_cut_begins_again_after_an_error(
     progress: Progress, spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = batches.write_new
+    real = files.write_new
     errors = iter([OSError(28, "full")])
 
     def write_new(*args: object) -> None:

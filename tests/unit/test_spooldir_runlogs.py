@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.helpers import ToldOS, make_name, path_of, place, put, real_clock
 
-from spooler.spooldir import SpoolDir, repair, runlogs
+from spooler.spooldir import SpoolDir, progress, repair, runlogs
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import sweep
 from spooler.spooldir.runlogs import HEAD, LIVE_MAX, TAIL, TRIMMED
 from spooler.task import Name, Outcome, State, Verdict
-from tests.helpers import ToldOS, make_name, path_of, place, put, real_clock
 
 ID = "8c1f42d09ab3e617"
 WORKER = "worker-test-1-aaaaaa"
@@ -218,7 +218,7 @@ def test_the_log_of_a_dead_worker_is_that_of_its_task(
 ) -> None:
     hold(spool, make_name(id=ID, attempt=2))
     runlogs.append(live, b"last words\n")
-    runlogs.write_progress(spool, ID, {"done": 1})
+    progress.write_progress(spool, ID, {"done": 1})
     runlogs.rescue(spool, WORKER, output)
     assert logs(spool) == {f"{ID}.3": b"last words\n"}
     assert printed(tmp_path) == b"last words\n"
@@ -415,13 +415,13 @@ def test_a_large_log_under_its_own_name_is_cut(spool: SpoolDir, output: int) -> 
 
 def test_progress_is_read_as_it_was_written(spool: SpoolDir) -> None:
     record = {"done": 1, "total": 2.5, "message": "é", "time": "t", "attempt": 3}
-    runlogs.write_progress(spool, ID, record)
-    said = runlogs.read_progress(spool, ID)
-    assert said == runlogs.Progress(1, 2.5, "é", "t", 3)
-    assert runlogs.progress_of(spool, make_name(id=ID, attempt=2)) == said
-    assert runlogs.progress_of(spool, make_name(id=ID, attempt=3)) is None
-    runlogs.forget_progress(spool, ID)
-    assert runlogs.read_progress(spool, ID) is None
+    progress.write_progress(spool, ID, record)
+    said = progress.read_progress(spool, ID)
+    assert said == progress.Progress(1, 2.5, "é", "t", 3)
+    assert progress.progress_of(spool, make_name(id=ID, attempt=2)) == said
+    assert progress.progress_of(spool, make_name(id=ID, attempt=3)) is None
+    progress.forget_progress(spool, ID)
+    assert progress.read_progress(spool, ID) is None
     assert logs(spool) == {}
 
 
@@ -430,7 +430,7 @@ def test_progress_is_read_as_it_was_written(spool: SpoolDir) -> None:
 )
 def test_a_damaged_progress_is_none(spool: SpoolDir, data: bytes) -> None:
     place(spool, f"logs/{ID}.progress", data)
-    assert runlogs.read_progress(spool, ID) is None
+    assert progress.read_progress(spool, ID) is None
 
 
 def test_a_progress_that_cannot_be_put_in_place_leaves_nothing(
@@ -438,7 +438,7 @@ def test_a_progress_that_cannot_be_put_in_place_leaves_nothing(
 ) -> None:
     told = ToldOS()
     told.fail("rename", errno.ENOSPC)
-    monkeypatch.setattr(runlogs, "os", told)
+    monkeypatch.setattr(progress, "os", told)
     with pytest.raises(OSError, match="No space"):
-        runlogs.write_progress(spool, ID, {"done": 1})
+        progress.write_progress(spool, ID, {"done": 1})
     assert logs(spool) == {}

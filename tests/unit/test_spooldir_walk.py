@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 from tests.helpers import NOW_US, FakeClock, real_clock, tasks
 
-from spooler.spooldir import SpoolDir, repair
+from spooler.spooldir import SpoolDir, control, editing, repair
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
 from spooler.spooldir.recovery import ProcessLock, recover, sweep
@@ -23,6 +23,7 @@ from spooler.task import Claim, Name, Outcome, State, Verdict
 
 FAILED = Outcome(Verdict.FAIL, "E: it broke", "exception")
 DUES = st.sampled_from([NOW_US - 10**9, NOW_US, NOW_US + 1, NOW_US + 10**9])
+KEPT = ("held", "failed", "corrupt")
 WORKERS = st.sampled_from(["w1", "w2"])
 
 
@@ -242,18 +243,62 @@ class Walk(RuleBasedStateMachine):
         path = paths[pick % len(paths)]
         self.moved(path, repair.kick(self.spool, self.found(path), self.clock))
 
+    def not_begun(self) -> list[str]:
+        return self.waiting() + self.states("held")
+
     @precondition(lambda self: self.waiting())
     @rule(pick=st.integers(0, 9))
-    def fail_by_operator(self, pick: int) -> None:
+    def hold(self, pick: int) -> None:
         paths = self.waiting()
+        path = paths[pick % len(paths)]
+        self.moved(path, control.hold(self.spool, self.found(path)))
+
+    @precondition(lambda self: self.states("held"))
+    @rule(pick=st.integers(0, 9))
+    def release_by_operator(self, pick: int) -> None:
+        paths = self.states("held")
+        path = paths[pick % len(paths)]
+        self.moved(path, control.release(self.spool, self.found(path)))
+
+    @precondition(lambda self: self.not_begun())
+    @rule(pick=st.integers(0, 9), priority=st.none() | st.sampled_from([0, 5, 12]))
+    def hurry(self, pick: int, priority: int | None) -> None:
+        path = self.not_begun()[pick % len(self.not_begun())]
+        found = self.found(path)
+        if priority is None:
+            self.moved(path, control.now(self.spool, found, self.clock))
+        else:
+            self.moved(path, control.reprioritise(self.spool, found, priority))
+
+    @precondition(lambda self: self.not_begun())
+    @rule(pick=st.integers(0, 9), due=DUES)
+    def edit(self, pick: int, due: int) -> None:
+        path = self.not_begun()[pick % len(self.not_begun())]
+        found = self.found(path)
+        assert found.name is not None
+        task = repair.read(self.spool, found)
+        name = found.name.but(due_us=due)
+        head = b'{"task":"t","args":{"edited":%d}}\n' % self.count
+        try:
+            new = editing.replace(self.spool, found, task, head, name)
+            body = task.body()
+        finally:
+            task.close()
+        self.moved(path, new)
+        self.model[new] = head + body
+
+    @precondition(lambda self: self.not_begun())
+    @rule(pick=st.integers(0, 9))
+    def fail_by_operator(self, pick: int) -> None:
+        paths = self.not_begun()
         path = paths[pick % len(paths)]
         repair.fail(self.spool, self.found(path), self.clock)
         self.arrived(path)
 
-    @precondition(lambda self: self.waiting() or self.states("failed", "corrupt"))
+    @precondition(lambda self: self.waiting() or self.states(*KEPT))
     @rule(pick=st.integers(0, 9))
     def remove(self, pick: int) -> None:
-        paths = self.waiting() + self.states("failed", "corrupt")
+        paths = self.waiting() + self.states(*KEPT)
         path = paths[pick % len(paths)]
         repair.remove(self.spool, self.found(path))
         self.moved(path, None)

@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import BoundedSemaphore, Thread
+from threading import Thread, enumerate as all_threads
 from time import monotonic
 from typing import Any
 
 import anyio
 import pytest
 import trio
-from tests.helpers import make_name, path_of, put, wait_until
+from tests.helpers import make_name, open_files, path_of, put, wait_until
 
 from spooler import (
     Handle,
@@ -49,10 +49,12 @@ def dirs(monkeypatch: pytest.MonkeyPatch, no_leaks: None) -> Iterator[None]:
 @pytest.fixture
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave no inotify."""
-    none = BoundedSemaphore(1)
-    none.acquire()
-    monkeypatch.setattr(waiting, "INSTANCES", none)
+    monkeypatch.setattr(waiting, "Watchpost", refuse)
     monkeypatch.setattr(waiting, "POLL", 0.01)
+
+
+def refuse(*_: object) -> None:
+    raise OSError(errno.EMFILE, "inotify instance limit reached")
 
 
 class Worker:
@@ -531,43 +533,65 @@ def test_a_line_ends_without_inotify_too(spool: SpoolDir, worker: Worker) -> Non
 # -- no inotify ---------------------------------------------------------------------
 
 
-def test_no_more_instances_are_used_than_a_user_can_spare(
-    spool: SpoolDir, worker: Worker, monkeypatch: pytest.MonkeyPatch
+def test_all_who_wait_share_one_inotify_and_one_thread(
+    spool: SpoolDir, worker: Worker
 ) -> None:
-    monkeypatch.setattr(waiting, "INSTANCES", BoundedSemaphore(2))
-    monkeypatch.setattr(waiting, "POLL", 0.01)
     names = [put(spool) for _ in range(5)]
     waiters = [
         Waiter(lambda name=name: handle_of(spool, name).wait(WITHIN))  # type: ignore[misc] # a default binds it
         for name in names
     ]
     wait_until(lambda: watched() == 5)
-    links = [os.readlink(f) for f in Path("/proc/self/fd").iterdir() if f.is_symlink()]
-    assert sum("inotify" in link for link in links) == 2
+    assert sum("inotify" in what for what in open_files().values()) == 1
+    assert len(readers()) == 1
     for name in names:
         acked(worker, name)
     assert [waiter.end() for waiter in waiters] == [None] * 5
-    assert waiting.INSTANCES._value == 2
+    wait_until(lambda: not readers())
+
+
+def readers() -> list[Thread]:
+    return [each for each in all_threads() if each.name == "spooler-waiting"]
+
+
+def test_several_wait_for_one_task(spool: SpoolDir, worker: Worker) -> None:
+    name = put(spool)
+    waiters = [Waiter(handle_of(spool, name).wait) for _ in range(5)]
+    wait_until(lambda: watched() == 5)
+    with pytest.raises(TimeoutError):
+        handle_of(spool, name).wait(0.01)  # who gives up does not end it for others
+    retried(worker, name)
+    assert [waiter.end() for waiter in waiters] == [None] * 5
+
+
+def test_a_child_of_a_fork_waits_on_its_own(spool: SpoolDir, worker: Worker) -> None:
+    name = put(spool)
+    with waits(handle_of(spool, name).wait) as waiter:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                handle_of(spool, name).wait(WITHIN)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        acked(worker, name)
+    assert waiter.end() is None
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 @pytest.mark.parametrize("what", ["Watchpost", "add_file"])
 def test_a_watch_that_is_refused_means_looking(
     spool: SpoolDir, worker: Worker, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.EMFILE, "inotify instance limit reached")
-
     if what == "Watchpost":
         monkeypatch.setattr(waiting, what, refuse)
     else:
         monkeypatch.setattr(Watchpost, what, refuse)
     monkeypatch.setattr(waiting, "POLL", 0.01)
-    before = waiting.INSTANCES._value
     name = put(spool)
     with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
         acked(worker, name)
     assert waiter.end() is None
-    assert waiting.INSTANCES._value == before
 
 
 # -- await --------------------------------------------------------------------------
@@ -653,9 +677,7 @@ async def give_up(handle: Handle) -> None:
 
 @pytest.mark.parametrize("run", LOOPS)
 def test_an_await_can_be_cancelled(spool: SpoolDir, run: Callable[..., Any]) -> None:
-    before = waiting.INSTANCES._value
     run(give_up, handle_of(spool, put(spool)))
-    assert waiting.INSTANCES._value == before
     assert watched() == 0
 
 

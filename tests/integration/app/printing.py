@@ -1,5 +1,7 @@
 """Tasks that print, and that say how far they are."""
 
+# ruff: noqa: T201 (that is what they are for)
+
 import ctypes
 import logging
 import os

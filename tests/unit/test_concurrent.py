@@ -1,0 +1,230 @@
+"""A worker that runs many tasks at a time, with a supervisor that is the test."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import anyio
+import pytest
+
+from spooler import Spooler, spool as decorate
+from spooler.channel import Channel, WorkerSettings
+from spooler.concurrent import ConcurrentWorker
+from spooler.handle import _DIRS
+from spooler.registry import REGISTRY
+from spooler.spooldir import SpoolDir
+from spooler.spooldir.claims import Claims
+
+from ..helpers import open_files, wait_until
+
+BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
+
+
+@pytest.fixture
+def spool(tmp_path: Path, no_sync: None) -> Iterator[SpoolDir]:
+    """Give a new spool; what a worker leaves open ends with its process."""
+    before = open_files()
+    spool = SpoolDir(tmp_path / "spool")
+    spool.create()
+    yield spool
+    spool.close()
+    for fd in open_files().keys() - before.keys():
+        os.close(fd)
+    _DIRS.clear()
+
+
+@pytest.fixture
+def registered() -> Iterator[list[str]]:
+    before = dict(REGISTRY._entries)
+    done: list[str] = []
+
+    @decorate(name="later", keep_result=60)
+    async def later(text: str, seconds: float = 0.0) -> str:
+        await anyio.sleep(seconds)
+        done.append(text)
+        return text
+
+    @decorate(name="now")
+    def now(text: str) -> None:
+        done.append(text)
+
+    yield done
+    REGISTRY._entries.clear()
+    REGISTRY._entries.update(before)
+
+
+class Play:
+    """What the supervisor says, in a thread, while the worker works here."""
+
+    def __init__(self, spool: SpoolDir, **settings: Any) -> None:
+        ours, theirs = socket.socketpair()
+        self.sockets = ours, theirs
+        self.channel = Channel(ours)
+        self.lines: list[str] = []
+        claims = Claims(spool, "w", [])
+        claims._owners = None  # type: ignore[assignment] # anybody's
+        told = WorkerSettings("w", "d", spool.path, [], **settings)
+        self.worker = ConcurrentWorker(Channel(theirs), claims, told)
+
+    def run(self, script: Callable[["Play"], None]) -> list[str]:
+        """Work while a script goes on; drain after it; return all that was told."""
+
+        def supervise() -> None:
+            try:
+                script(self)
+            finally:
+                self.channel.send(["!drain"])
+
+        thread = Thread(target=supervise)
+        thread.start()
+        self.worker.work()
+        thread.join()
+        self.hear()
+        for each in self.sockets:
+            each.close()
+        return self.lines
+
+    def hear(self) -> list[str]:
+        """Take what the worker says."""
+        self.lines += self.channel.receive()
+        return self.lines
+
+    def wait(self, *lines: str) -> None:
+        """Wait until the worker has said these."""
+        wait_until(lambda: set(lines) <= set(self.hear()), timeout=10)
+
+
+@pytest.fixture
+def play(spool: SpoolDir) -> Iterator[Callable[..., Play]]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield lambda **settings: Play(spool, **settings)
+    signal.set_wakeup_fd(-1)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def put(spool: SpoolDir, task: str, /, **args: Any) -> str:
+    handle = Spooler(spool.path, durability="fast").put(task, args)
+    assert handle._name is not None
+    return f"{handle._name.folder}/{handle._name}"
+
+
+@BACKENDS
+def test_what_is_done_is_told(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str], backend: str
+) -> None:
+    paths = [put(spool, "later", text="a"), put(spool, "now", text="b")]
+
+    def script(play: Play) -> None:
+        play.channel.send(paths)
+        play.wait(*paths)
+
+    lines = play(async_backend=backend).run(script)
+    assert lines[-1] == "!leave"
+    assert sorted(registered) == ["a", "b"]
+    assert spool.names("running") == []
+
+
+def test_a_run_that_lasts_is_told_and_a_short_one_is_not(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    long, short = (put(spool, "later", text="", seconds=s) for s in (0.2, 0.0))
+
+    def script(play: Play) -> None:
+        play.channel.send([long, short])
+        play.wait(long, short)
+
+    lines = play().run(script)
+    assert lines == [short, f"!run {long}", long, "!leave"]
+
+
+def test_what_cannot_begin_is_not_claimed_and_is_given_back(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    first, second = (put(spool, "later", text="", seconds=0.1) for _ in range(2))
+
+    def script(play: Play) -> None:
+        play.channel.send([first, second])
+        play.wait(f"!run {first}")
+        assert spool.has(second)
+
+    lines = play(async_concurrency=1).run(script)
+    assert lines == [f"!run {first}", f"!back {second}", "!leave", first]
+    assert spool.has(second)
+
+
+def test_a_name_that_comes_too_late_is_given_back(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    long, late = (put(spool, "later", text="", seconds=0.2) for _ in range(2))
+
+    def script(play: Play) -> None:
+        play.channel.send([long])
+        play.wait(f"!run {long}")
+        play.channel.send(["!drain"])
+        play.wait("!leave")
+        play.channel.send([late])
+        play.wait(f"!back {late}")
+
+    play().run(script)
+    assert spool.has(late)
+
+
+def test_a_limit_is_told_before_the_run(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    path = put(spool, "later", text="")
+
+    def script(play: Play) -> None:
+        play.channel.send([path])
+        play.wait(path)
+
+    lines = play(hard_timeout=7.0).run(script)
+    assert lines == [f"!limit 7.0 {path}", path, "!leave"]
+
+
+@BACKENDS
+def test_a_run_that_is_cancelled_has_failed(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str], backend: str
+) -> None:
+    path = put(spool, "later", text="never", seconds=100)
+
+    def script(play: Play) -> None:
+        play.channel.send(["!cancel " + path])  # it has not begun: nothing happens
+        play.channel.send([path])
+        play.wait(f"!run {path}")
+        play.channel.send([f"!cancel {path}"])
+        play.wait(path)
+
+    play(async_backend=backend).run(script)
+    assert len([n for n in spool.names("failed") if not n.endswith(".why")]) == 1
+    assert registered == []
+
+
+def test_a_worker_without_a_supervisor_finishes_what_it_runs(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    path = put(spool, "later", text="done", seconds=0.1)
+
+    def script(play: Play) -> None:
+        play.channel.send([path])
+        play.wait(f"!run {path}")
+        play.sockets[0].shutdown(socket.SHUT_RDWR)
+
+    play().run(script)
+    assert registered == ["done"]
+
+
+@BACKENDS
+def test_a_put_is_awaited_in_any_loop(
+    spool: SpoolDir, registered: list[str], backend: str
+) -> None:
+    call = Spooler(spool.path).call("later", {"text": "x"})
+    handle = anyio.run(call.aspool, backend=backend)
+    assert handle.task == "later"
+    assert len(list(spool.waiting())) == 1

@@ -1,0 +1,125 @@
+"""Interrupting a function, in the main thread and in others."""
+
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+
+from spooler.errors import SoftTimeout
+from spooler.soft_limit import Interruptible, Killed, soft_limit, timed_out
+
+from ..helpers import wait_until
+
+
+def test_a_sleep_in_the_main_thread_is_interrupted() -> None:
+    with pytest.raises(SoftTimeout, match=r"0\.02 s is over"), soft_limit(0.02):
+        Event().wait(10)
+
+
+def test_what_ends_in_time_is_left_alone() -> None:
+    with soft_limit(0.02):
+        pass
+    Event().wait(0.05)
+
+
+def in_thread(function: Callable[[], Any]) -> tuple[Thread, list[object]]:
+    """Run a function in a thread; its result or error will be in the list."""
+    found: list[object] = []
+
+    def work() -> None:
+        try:
+            found.append(function())
+        except BaseException as error:  # noqa: BLE001 (that is what is tested)
+            found.append(error)
+
+    thread = Thread(target=work)
+    thread.start()
+    return thread, found
+
+
+@pytest.mark.parametrize("error", [timed_out(2.5), Killed])
+def test_a_block_in_a_thread_is_interrupted(error: type[BaseException]) -> None:
+    block, begun = Interruptible(), Event()
+
+    def function() -> None:
+        with block:
+            begun.set()
+            while True:
+                Event().wait(0.001)
+
+    thread, found = in_thread(function)
+    assert begun.wait(5)
+    block.interrupt(error)
+    thread.join()
+    assert isinstance(found[0], error)
+
+
+def test_a_timeout_without_arguments_knows_its_seconds() -> None:
+    error = timed_out(2.5)()  # type: ignore[call-arg] # that is what it is for
+    assert isinstance(error, SoftTimeout)
+    assert (error.seconds, str(error)) == (2.5, "its soft limit of 2.5 s is over")
+
+
+def test_nothing_is_raised_after_the_block() -> None:
+    block, go_on = Interruptible(), Event()
+
+    def function() -> str:
+        with block:
+            pass
+        go_on.wait(5)
+        return "done"
+
+    thread, found = in_thread(function)
+    wait_until(lambda: block._thread is None)
+    block.interrupt(Killed)
+    go_on.set()
+    thread.join()
+    assert found == ["done"]
+
+
+def test_a_block_that_has_not_begun_is_not_interrupted() -> None:
+    block = Interruptible()
+    block.interrupt(Killed)
+    with block:
+        pass
+
+
+def test_an_interrupt_at_the_very_end_never_comes_late() -> None:
+    """It is raised in the block, or never: a thousand times at random moments."""
+    blocks: list[Interruptible] = []
+    over = Event()
+
+    def shoot() -> None:
+        while not over.is_set():
+            for block in blocks[-1:]:
+                block.interrupt(Killed)
+
+    gunner = Thread(target=shoot)
+    gunner.start()
+
+    def function() -> int:
+        outside = 0
+        for _ in range(1000):
+            block = Interruptible()
+            blocks.append(block)
+            try:
+                with block:
+                    for _ in range(20):
+                        pass
+            except Killed:
+                continue
+            finally:
+                blocks.clear()
+            try:
+                for _ in range(20):
+                    len("not protected")
+            except Killed:
+                outside += 1
+        return outside
+
+    thread, found = in_thread(function)
+    thread.join()
+    over.set()
+    gunner.join()
+    assert found == [0]
