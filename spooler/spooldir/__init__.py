@@ -18,6 +18,8 @@ and nobody can swap the directory under a running process.
 * ``recovery``: locks of processes, recovery of the dead, sweeping
 * ``timers``: which slots were put
 * ``repair``: find, kick, fail and remove, for operators
+* ``control``: hold, release, hurry and cancel; ``editing``: another header
+* ``pauses``: what is not run for a while
 
 Specification: docs/format.md.
 """

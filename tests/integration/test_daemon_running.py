@@ -256,12 +256,11 @@ def test_what_tasks_print_comes_out_once_and_soon(box: Box, tmp_path: Path) -> N
     def printed() -> str:
         return (tmp_path / "stdout").read_text()
 
-    wait_until(lambda: "one\n" in printed())
-    daemon.wait_for("one too")
+    wait_until(lambda: "one too\n" in printed())
     box.put("say", text="two")
-    wait_until(lambda: "two\n" in printed())
+    wait_until(lambda: "two too\n" in printed())
     assert daemon.end() == 0
-    assert printed() == "importedone\ntwo\n"
+    assert printed() == "importedone\none too\ntwo\ntwo too\n"
 
 
 def test_a_closed_standard_output_does_not_hurt(box: Box) -> None:

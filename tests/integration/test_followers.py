@@ -99,6 +99,20 @@ def test_a_task_that_was_not_run_in_time_puts_its_failure(box: Box) -> None:
     assert box.why()["reason"] == "expired"
 
 
+@pytest.mark.parametrize("how", ["timeout", "killed"])
+def test_a_task_that_is_killed_puts_its_failure(box: Box, how: str) -> None:
+    options = {"hard_timeout": 0.3} if how == "timeout" else {}
+    handle = box.later("hangs", options)
+    box.start(imports=IMPORTS)
+    wait_until(lambda: box.lines("parents"))
+    if how == "killed":
+        assert handle.kill()
+    wait_until(lambda: box.lines("last"))
+    assert ran(box) == [(follower(handle, "on_failure"), handle.id, "0")]
+    assert box.why()["reason"] == how
+    wait_until(box.is_empty)
+
+
 def test_arguments_that_do_not_fit_put_the_failure(box: Box) -> None:
     handle = box.spooler.put("ends", {"no": 1}, on_failure="last")
     box.burst(imports=IMPORTS)

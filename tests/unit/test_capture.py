@@ -219,9 +219,9 @@ def test_nothing_printed_costs_nothing(
         caught.begin(ID, 1)
         caught.end(ID, 1, succeeded=True, keep=None)
 
-    took = min(timeit.repeat(nothing, number=2000, repeat=20)) / 2000
+    took = min(timeit.repeat(nothing, number=300, repeat=500)) / 300
     caught.close()
-    assert took < 3e-6 * FACTOR  # 0.9 µs on a machine with nothing else to do
+    assert took < 3e-6 * FACTOR  # it is 0.8 µs where nothing else disturbs
 
 
 def test_a_full_disk_does_not_make_print_fail(

@@ -1,9 +1,9 @@
 """Names that wait for a limit."""
 
 import pytest
+from tests.helpers import FakeClock
 
 from spooler.parking import FREED_MAX, LOOK_AGAIN, Parking
-from tests.helpers import FakeClock
 
 LIMIT = "a" * 32
 OTHER = "b" * 32

@@ -312,7 +312,9 @@ def test_only_a_waiting_task_can_be_failed(spool: SpoolDir, state: State) -> Non
     name = make_name()
     MAKE[state](spool, name)
     before = tree(spool)
-    with pytest.raises(UsageError, match=f"is {state.value}, and only a waiting task"):
+    with pytest.raises(
+        UsageError, match=f"is {state.value}, and only a waiting or held task"
+    ):
         repair.fail(spool, repair.find(spool, name.id))
     assert tree(spool) == before
 

@@ -1,9 +1,8 @@
 """Tasks that follow others, hooks, and tasks that leak; seen in ``$OUT``."""
 
 import os
+from pathlib import Path
 from threading import Event
-
-from tasks import write
 
 from spooler import (
     CurrentTask,
@@ -18,8 +17,19 @@ from spooler import (
     spoolraw,
 )
 
+OUT = Path(os.environ["OUT"])
 HOOKS = os.environ.get("HOOKS", "")
 LEAK: list[bytearray] = []
+
+
+def write(text: str, name: str) -> None:
+    """Add a line in one system call, so that no two processes mix theirs."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    fd = os.open(OUT / name, flags, 0o600)
+    try:
+        os.write(fd, f"{text}\n".encode())
+    finally:
+        os.close(fd)
 
 
 @spool
@@ -43,6 +53,13 @@ def fails() -> None:
 def dies() -> None:
     write(current_task().id, "parents")
     os.kill(os.getpid(), 9)
+
+
+@spool(retries=0, on_failure=last)
+def hangs() -> None:
+    write(current_task().id, "parents")
+    while True:
+        Event().wait(60)
 
 
 @spool

@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Event
 from time import time
 
+from spooler import current_task, spool
+
 OUT = Path(os.environ["OUT"])
 
 
@@ -16,8 +18,6 @@ def write(text: str, name: str = "out") -> None:
         os.write(fd, f"{text}\n".encode())
     finally:
         os.close(fd)
-
-from spooler import current_task, spool
 
 
 @spool

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -98,16 +99,26 @@ def anything(args: dict[str, Any]) -> None:
     write(repr(sorted(args.items())))
 
 
-@spool
-async def later(text: str) -> None:
-    await asyncio.sleep(0.01)
-    write(text)
+# Plain functions that return a coroutine: an ``async def`` would have every test of
+# this module run in a worker of the other kind (see concurrently.py).
 
 
 @spool
-async def later_with_file(body: BinaryIO) -> None:
-    await asyncio.sleep(0.01)
-    write(str(len(body.read())))
+def later(text: str) -> Coroutine[Any, Any, None]:
+    async def do() -> None:
+        await asyncio.sleep(0.01)
+        write(text)
+
+    return do()
+
+
+@spool
+def later_with_file(body: BinaryIO) -> Coroutine[Any, Any, None]:
+    async def do() -> None:
+        await asyncio.sleep(0.01)
+        write(str(len(body.read())))
+
+    return do()
 
 
 @spool
