@@ -103,7 +103,7 @@ class Execution:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._home = os.open(".", flags)  # noqa: TID251 (not in the spool)
         self.runs = 0
-        """How many tasks were claimed."""
+        """How many runs were begun."""
         self.leaks = False
         """Whether tasks have left no descriptor to work with."""
 
@@ -131,8 +131,10 @@ class Execution:
         if log.isEnabledFor(logging.DEBUG):
             name = escape(claim.name.task)
             log.debug("claim task=%s name=%s", claim.name.id, name)
-        self.runs += 1
-        return self.check(path, claim)
+        run = self.check(path, claim)
+        if run is not None:
+            self.runs += 1
+        return run
 
     def check(self, path: str, claim: Claim) -> Run | None:
         """Read a claimed task; return it if it is to be run now."""

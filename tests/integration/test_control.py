@@ -221,7 +221,7 @@ def test_a_pause_of_a_task_or_a_priority_leaves_the_others(box: Box) -> None:
     assert [each["until"] is None for each in facts] == [False, True]
     screen = fine(box)
     assert "task note is paused until resumed" in screen
-    assert "priority 7 is paused for 9m" in screen
+    assert "priority 7 is paused for " in screen
     assert "still paused: priority.7" in fine(box, "resume", "--task", "note")
     wait_until(lambda: len(box.lines()) == 21)
     assert box.lines()[1:] == [str(number) for number in range(20)]

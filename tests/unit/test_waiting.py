@@ -189,7 +189,7 @@ def test_wait_ends_with_the_task(
     spool: SpoolDir, worker: Worker, how: Callable[[Worker, Name], None]
 ) -> None:
     name = put(spool)
-    with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).wait()) as waiter:
         how(worker, name)
     assert waiter.end() is None
 
@@ -200,7 +200,7 @@ def test_wait_ends_without_inotify_too(
     spool: SpoolDir, worker: Worker, how: Callable[[Worker, Name], None]
 ) -> None:
     name = put(spool)
-    with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).wait()) as waiter:
         how(worker, name)
     assert waiter.end() is None
 
@@ -217,7 +217,7 @@ def test_wait_ends_where_other_hosts_move_files(
     name = put(spool)
     stale = path_of(name)
     monkeypatch.setattr(tracking.Track, "place", place)
-    with waits(lambda: handle_of(spool, name).result(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).result()) as waiter:
         claim = worker.claim(name)
         worker.claims.retry(claim, FAILED, due_us=name.due_us + 1, started_us=0)
         stale = path_of(name.but(due_us=name.due_us + 1, attempt=1))
@@ -235,7 +235,7 @@ def test_wait_does_not_end_before_the_task_does(
 ) -> None:
     name = put(spool)
     handle = handle_of(spool, name)
-    with waits(lambda: handle.wait(WITHIN)) as waiter:
+    with waits(lambda: handle.wait()) as waiter:
         claim = worker.claim(name)
         worker.claims.retry(claim, FAILED, due_us=name.due_us + 1, started_us=0)
         os.utime(f"{spool.path}/{name.folder}")
@@ -245,21 +245,25 @@ def test_wait_does_not_end_before_the_task_does(
     assert waiter.end() is None
 
 
-@pytest.mark.parametrize("other", ["keys/0123", "timers/0123.t"])
-def test_wait_ends_although_the_file_has_another_link(
-    spool: SpoolDir, worker: Worker, other: str
+@pytest.mark.parametrize("other", [None, "keys/0123", "timers/0123.t"])
+def test_wait_hears_of_the_unlink_whatever_other_links_there_are(
+    spool: SpoolDir, worker: Worker, other: str | None
 ) -> None:
     name = put(spool)
-    os.link(f"{spool.path}/{path_of(name)}", f"{spool.path}/{other}")
-    with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
-        acked(worker, name)
+    if other is not None:
+        os.link(f"{spool.path}/{path_of(name)}", f"{spool.path}/{other}")
+    with waits(lambda: handle_of(spool, name).wait()) as waiter:
+        claim = worker.claim(name)
+        waiter.join(0.05)
+        assert waiter.is_alive()  # it has heard of the claim, and waits for more
+        worker.claims.ack(claim)
     assert waiter.end() is None
 
 
 def test_a_failed_task_ends_the_wait(spool: SpoolDir, worker: Worker) -> None:
     name = put(spool)
     handle = handle_of(spool, name)
-    with waits(lambda: handle.wait(WITHIN)) as waiter:
+    with waits(lambda: handle.wait()) as waiter:
         worker.claims.fail(worker.claim(name), FAILED, started_us=0)
     assert waiter.end() is State.FAILED
     assert handle.wait() is State.FAILED
@@ -292,7 +296,7 @@ def test_a_failure_without_a_report_is_one_too(spool: SpoolDir, worker: Worker) 
 def test_a_corrupt_task_ends_the_wait(spool: SpoolDir, worker: Worker) -> None:
     name = put(spool)
     handle = handle_of(spool, name)
-    with waits(lambda: handle.wait(WITHIN)) as waiter:
+    with waits(lambda: handle.wait()) as waiter:
         worker.claims.reject(worker.claim(name), "no brace")
     assert waiter.end() is State.CORRUPT
     with pytest.raises(TaskFailed, match="it is corrupt: no brace") as e:
@@ -331,7 +335,7 @@ def test_a_timeout_is_a_duration(spool: SpoolDir, timeout: Any) -> None:
 def test_result_is_what_was_kept(spool: SpoolDir, worker: Worker) -> None:
     name = put(spool)
     for handle in (handle_of(spool, name, keeps=True), by_id(spool, name.id)):
-        with waits(lambda handle=handle: handle.result(WITHIN)) as waiter:  # type: ignore[misc] # a default binds it
+        with waits(lambda handle=handle: handle.result()) as waiter:  # type: ignore[misc] # a default binds it
             worker.keep(name, {"a": [1]})
             acked(worker, name)
         assert waiter.end() == {"a": [1]}
@@ -359,7 +363,7 @@ def test_a_result_that_is_gone_is_an_error(spool: SpoolDir, worker: Worker) -> N
 @pytest.mark.parametrize("keeps", [False, True])
 def test_a_task_that_is_removed_has_no_result(spool: SpoolDir, keeps: bool) -> None:
     name = put(spool)
-    with waits(lambda: handle_of(spool, name, keeps=keeps).result(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name, keeps=keeps).result()) as waiter:
         repair.remove(spool, repair.find(spool, name.id))
     with pytest.raises(ResultGoneError, match="removed before it had ended"):
         waiter.end()
@@ -369,7 +373,7 @@ def test_a_task_that_is_moved_out_of_the_spool_is_removed(
     spool: SpoolDir, tmp_path: Path
 ) -> None:
     name = put(spool)
-    with waits(lambda: handle_of(spool, name).result(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).result()) as waiter:
         os.rename(f"{spool.path}/{path_of(name)}", tmp_path / "elsewhere")
     with pytest.raises(ResultGoneError, match="removed before it had ended"):
         waiter.end()
@@ -379,7 +383,7 @@ def test_a_spool_that_is_moved_takes_its_waits_along(
     spool: SpoolDir, worker: Worker, tmp_path: Path
 ) -> None:
     name = put(spool)
-    with waits(lambda: handle_of(spool, name).result(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).result()) as waiter:
         os.rename(spool.path, tmp_path / "elsewhere")
         acked(worker, name)
     assert waiter.end() is None
@@ -431,7 +435,7 @@ def test_an_id_that_nothing_answers_to(spool: SpoolDir) -> None:
 
 def test_an_id_is_enough_to_wait(spool: SpoolDir, worker: Worker) -> None:
     name = put(spool)
-    with waits(lambda: by_id(spool, name.id).result(WITHIN)) as waiter:
+    with waits(lambda: by_id(spool, name.id).result()) as waiter:
         acked(worker, name)
     assert waiter.end() is None
 
@@ -452,7 +456,7 @@ def test_a_line_ends_with_its_batch(spool: SpoolDir, worker: Worker) -> None:
     batch = put(spool)
     handle = line_of(spool, batch, LINE)
     assert handle.state() is State.WAITING
-    with waits(lambda: handle.result(WITHIN)) as waiter:
+    with waits(lambda: handle.result()) as waiter:
         claim = worker.claim(batch)
         assert handle.state() is State.RUNNING
         worker.claims.ack(claim)
@@ -463,7 +467,7 @@ def test_a_line_ends_with_its_batch(spool: SpoolDir, worker: Worker) -> None:
 
 def test_a_line_ends_when_its_result_is_kept(spool: SpoolDir, worker: Worker) -> None:
     batch, other = put(spool), make_name()
-    with waits(lambda: line_of(spool, batch, LINE, keeps=True).result(WITHIN)) as one:
+    with waits(lambda: line_of(spool, batch, LINE, keeps=True).result()) as one:
         claim = worker.claim(batch)
         worker.keep(other, 1)
         worker.keep(make_name(id=LINE), 2)
@@ -475,7 +479,7 @@ def test_a_line_that_failed_is_known_before_its_batch_is_over(
     spool: SpoolDir, worker: Worker
 ) -> None:
     batch = put(spool)
-    with waits(lambda: line_of(spool, batch, LINE, keeps=True).wait(WITHIN)) as one:
+    with waits(lambda: line_of(spool, batch, LINE, keeps=True).wait()) as one:
         worker.keep(make_name(id=LINE), ok=False, error="E")
         assert one.end() is State.FAILED
 
@@ -485,7 +489,7 @@ def test_a_line_that_has_left_its_batch_is_waited_for(
 ) -> None:
     batch = put(spool)
     handle = line_of(spool, batch, LINE)
-    with waits(lambda: handle.result(WITHIN)) as waiter:
+    with waits(lambda: handle.result()) as waiter:
         own = put(spool, make_name(id=LINE))
         acked(worker, batch)
         waiter.join(0.05)
@@ -502,7 +506,7 @@ def test_a_line_in_a_part_that_was_cut_off_is_waited_for(
     batch, part = put(spool), make_name()
     handle = line_of(spool, batch, LINE)
     root = spool.path
-    with waits(lambda: handle.result(WITHIN)) as waiter:
+    with waits(lambda: handle.result()) as waiter:
         os.link(f"{root}/{path_of(batch)}", f"{root}/{path_of(part)}")
         record = f"{3:016d} {6:016d} {batch.id}\n"
         Path(root, "batches", part.id).write_text(record)
@@ -517,7 +521,7 @@ def test_a_line_in_a_part_that_was_cut_off_is_waited_for(
 
 def test_a_line_of_a_batch_that_failed(spool: SpoolDir, worker: Worker) -> None:
     batch = put(spool)
-    with waits(lambda: line_of(spool, batch, LINE).wait(WITHIN)) as waiter:
+    with waits(lambda: line_of(spool, batch, LINE).wait()) as waiter:
         worker.claims.fail(worker.claim(batch), FAILED, started_us=0)
     assert waiter.end() is State.FAILED
 
@@ -525,7 +529,7 @@ def test_a_line_of_a_batch_that_failed(spool: SpoolDir, worker: Worker) -> None:
 @pytest.mark.usefixtures("blind")
 def test_a_line_ends_without_inotify_too(spool: SpoolDir, worker: Worker) -> None:
     batch = put(spool)
-    with waits(lambda: line_of(spool, batch, LINE).wait(WITHIN)) as waiter:
+    with waits(lambda: line_of(spool, batch, LINE).wait()) as waiter:
         acked(worker, batch)
     assert waiter.end() is None
 
@@ -538,7 +542,7 @@ def test_all_who_wait_share_one_inotify_and_one_thread(
 ) -> None:
     names = [put(spool) for _ in range(5)]
     waiters = [
-        Waiter(lambda name=name: handle_of(spool, name).wait(WITHIN))  # type: ignore[misc] # a default binds it
+        Waiter(lambda name=name: handle_of(spool, name).wait())  # type: ignore[misc] # a default binds it
         for name in names
     ]
     wait_until(lambda: watched() == 5)
@@ -570,7 +574,7 @@ def test_a_child_of_a_fork_waits_on_its_own(spool: SpoolDir, worker: Worker) -> 
         pid = os.fork()
         if pid == 0:
             try:
-                handle_of(spool, name).wait(WITHIN)
+                handle_of(spool, name).wait()
                 os._exit(0)
             finally:
                 os._exit(1)
@@ -589,7 +593,7 @@ def test_a_watch_that_is_refused_means_looking(
         monkeypatch.setattr(Watchpost, what, refuse)
     monkeypatch.setattr(waiting, "POLL", 0.01)
     name = put(spool)
-    with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).wait()) as waiter:
         acked(worker, name)
     assert waiter.end() is None
 
@@ -694,7 +698,7 @@ def test_a_wait_opens_one_file_however_many_tasks_wait(
         put(spool)
     name = put(spool)
     monkeypatch.setattr(waiting, "locate", locate)
-    with waits(lambda: handle_of(spool, name).wait(WITHIN)) as waiter:
+    with waits(lambda: handle_of(spool, name).wait()) as waiter:
         retried(worker, name)
     assert waiter.end() is None
 
