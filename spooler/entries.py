@@ -44,7 +44,7 @@ def make_entry(
     if schedule is not None:
         _check_timer(function)
     if given.get("expires") is not None:
-        given["expires"] = at_for_file(given["expires"])
+        given["expires"] = at_for_file(given["expires"], "expires")
     arguments = Arguments(function, name)
     key = given.pop("key", None)
     if key is not None:

@@ -86,6 +86,8 @@ class Kinds:
             if left[index] > 0:
                 left[index] -= 1
                 parts.setdefault(index, []).append(path)
+            elif (busy := _busy_with_less(hungry, path)) is not None:
+                parts.setdefault(busy, []).append(path)
             else:
                 priority, _, name = path.split("/")
                 entry = (int(priority), name, path)
@@ -104,6 +106,15 @@ class Kinds:
         for _ in range(count):
             self._give_back(heapq.heappop(aside)[2])
         return count
+
+
+def _busy_with_less(workers: list[WatchedWorker], path: str) -> int | None:
+    """Return which worker runs a batch that is less urgent: it looks up from it."""
+    priority = int(path.partition("/")[0])
+    for index, worker in enumerate(workers):
+        if worker.batch and int(worker.batch.partition("/")[0]) > priority:
+            return index
+    return None
 
 
 def _room(workers: list[WatchedWorker], *, is_async: bool) -> int:

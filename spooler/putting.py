@@ -207,21 +207,21 @@ def _exact(due_us: int) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-def _due(at: At, now_us: int) -> int:
+def _due(at: At, now_us: int, name: str = "at") -> int:
     try:
         return parse_at(at, now_us)
     except (TypeError, ValueError) as error:
         problem = str(error).removeprefix("at: ")
-        raise UsageError(f"at={at!r} cannot be: {problem}") from None
+        raise UsageError(f"{name}={at!r} cannot be: {problem}") from None
 
 
-def at_for_file(at: At) -> str | int | float:
+def at_for_file(at: At, name: str = "at") -> str | int | float:
     """Return a moment as it stands in a file; a time from now stays one.
 
     Raises:
         UsageError: It is not a moment.
     """
-    due_us = _due(at, 0)
+    due_us = _due(at, 0, name)
     if isinstance(at, timedelta):
         return f"+{max(0.0, at.total_seconds()):f}"
     return due_us / 1e6 if isinstance(at, datetime) else at

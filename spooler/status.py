@@ -13,10 +13,10 @@ from .clock import CLOCK, Clock
 from .errors import NotFoundError
 from .spooldir import SpoolDir
 from .spooldir.pauses import read as read_pauses
+from .spooldir.progress import progress_of
 from .spooldir.recovery import is_alive, processes
 from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
 from .spooldir.reports import read_json
-from .spooldir.progress import progress_of
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
 
 # Cheaper than Name.parse: there may be 100,000 of them.

@@ -328,7 +328,7 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
         for name in ("then", "on_failure"):
             given[name] = followers(given.get(name), spool)
         if "expires" in given:
-            given["expires"] = at_for_file(given["expires"])
+            given["expires"] = at_for_file(given["expires"], "expires")
         given["run"] = over(run_options(given), base.run)
         if unknown := given.keys() - _PLAIN_OPTIONS - {"run"}:
             raise UsageError(f"there is no option {min(unknown)!r} for a put")

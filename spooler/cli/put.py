@@ -15,8 +15,8 @@ import msgspec
 from ..clock import CLOCK
 from ..errors import UsageError
 from ..moments import parse_at
-from ..options import NO_OPTIONS, IfExists, RunOptions, over, run_options
-from ..putting import PutOptions, put as put_task
+from ..options import NO_OPTIONS, IfExists, RunOptions, run_options
+from ..putting import PutOptions, at_for_file, put as put_task
 from ..spooldir.body import Body
 from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, check_task_name, iso
 from ..tasks import followers
@@ -74,6 +74,19 @@ Examples:
     metavar="TIME",
     help="The key is taken for so long, even if the task has ended: 90s, 10m, 1h.",
 )
+@click.option(
+    "--expires",
+    metavar="MOMENT",
+    help="If it was not begun by then it fails: +10m, 2026-11-20T21:01Z.",
+)
+@click.option(
+    "--soft-timeout", metavar="TIME", help="Interrupt it after so long: 90s, 10m."
+)
+@click.option("--hard-timeout", metavar="TIME", help="Kill its worker after so long.")
+@click.option("--keep-result", metavar="TIME", help="Keep what it returns for so long.")
+@click.option(
+    "--keep-log/--no-keep-log", default=None, help="Keep what it prints, or never."
+)
 @click.option("--fast", is_flag=True, help="Do not sync: a power cut may lose it.")
 @click.option(
     "--then",
@@ -101,7 +114,7 @@ def put(
     then: Sequence[str],
     on_failure: Sequence[str],
     key: str | None,
-    **unique: Any,
+    **run: Any,
 ) -> None:
     """Put a task, and print its id.
 
@@ -127,7 +140,7 @@ def put(
         durability="fast" if fast else "safe",
         id=task_id or os.urandom(8).hex(),
         key=key,
-        run=over(run_options(unique), _run_options(then, on_failure)),
+        run=_run_options(run, then, on_failure),
     )
     due = {"priority": priority, "due": iso(due_us)}
     if source is not None:
@@ -152,7 +165,7 @@ def _check_alone(arguments: Sequence[str], options: PutOptions) -> None:
         "NAME=TEXT": arguments,
         "--body": options.body,
         "--key": options.key,
-        "--then and the like": options.run is not NO_OPTIONS,
+        "options of one task's run": options.run is not NO_OPTIONS,
     }
     for name, value in given.items():
         if value:
@@ -170,13 +183,14 @@ def _tell(call: Call, task_id: str, facts: dict[str, object]) -> None:
         output.give_up()
 
 
-def _run_options(then: Sequence[str], on_failure: Sequence[str]) -> RunOptions:
-    if not then and not on_failure:
-        return NO_OPTIONS
-    return RunOptions(
-        then=followers(then, None) if then else None,
-        on_failure=followers(on_failure, None) if on_failure else None,
-    )
+def _run_options(
+    given: dict[str, Any], then: Sequence[str], on_failure: Sequence[str]
+) -> RunOptions:
+    if given["expires"] is not None:
+        given["expires"] = at_for_file(given["expires"], "expires")
+    given["then"] = followers(then, None) if then else None
+    given["on_failure"] = followers(on_failure, None) if on_failure else None
+    return run_options(given)
 
 
 def _arguments(given: Sequence[str]) -> bytes:

@@ -212,6 +212,7 @@ def test_source_files_are_the_applications_own(
         __import__("own_three")
         path = str(tmp_path / "elsewhere/own_three.py")
         assert set(source_files(["own_one"])) == {str(folder / "own_one.py")}
+        assert set(source_files(["none"])) == {str(folder / "own_one.py")}
         found = source_files(["own_one", path])
         assert set(found) == {
             str(folder / "own_one.py"),

@@ -379,3 +379,12 @@ def test_what_recovery_gives_back_puts_no_followers(
     held(spool, make_name(), with_failure(*TWO))
     recover(spool, "w1", lambda name: NOW_US, CRASH, clock=clock)
     assert len(tasks(spool)) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_followers_in_another_users_spool_are_that_users(spool: SpoolDir) -> None:
+    held(spool, make_name())
+    os.chown(spool.path, 1234, 1234)
+    spool.open()
+    staged = stage(spool, FOLDER, make_name(), TWO[:1], "then", END_US)
+    assert Path(spool.path, staged[0].path).stat().st_uid == 1234
