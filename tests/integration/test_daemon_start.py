@@ -211,7 +211,16 @@ def test_the_environment_does_what_the_options_do(box: Box) -> None:
         "SPOOLER_FREQUENCY": "5",
         "SPOOLER_GRACE": "5",
         "SPOOLER_MAX_TASKS": "7",
+        "SPOOLER_MAX_RSS": "1G",
+        "SPOOLER_RELOAD": "1",
+        "SPOOLER_SOFT_TIMEOUT": "40",
         "SPOOLER_HARD_TIMEOUT": "50",
+        "SPOOLER_THREADS": "2",
+        "SPOOLER_ASYNC_CONCURRENCY": "20",
+        "SPOOLER_ASYNC_BACKEND": "asyncio",
+        "SPOOLER_KEEP_LOG": "always",
+        "SPOOLER_KEEP_LOGS_FOR": "60",
+        "SPOOLER_KEEP_RESULTS": "10",
         "SPOOLER_BURST": "1",
         "SPOOLER_ALLOW_UID": "1 2",
         "SPOOLER_MAX_ATTEMPTS": "3",
@@ -237,7 +246,16 @@ workers = 2
 frequency = 5
 grace = 5.5
 max-tasks = 7
+max_rss = "1G"
+reload = true
+soft-timeout = 40
 hard_timeout = 50
+threads = 2
+async-concurrency = 20
+async_backend = "trio"
+keep-log = "never"
+keep-logs-for = 60
+keep-results = 10
 burst = true
 allow-uid = [1, 2]
 max-attempts = 3
