@@ -106,6 +106,7 @@ class Execution:
         """How many runs were begun."""
         self.leaks = False
         """Whether tasks have left no descriptor to work with."""
+        self._over: list[str] = []
 
     def handle(self, path: str) -> None:
         """Claim a task, run it in this thread, settle it."""
@@ -236,8 +237,13 @@ class Execution:
 
     def announce(self, run: Run) -> None:
         """Tell those who must know that a run begins now."""
+        # That the last one has ended is told later: its limit must not end this one.
+        over, self._over = self._over, []
+        lines = [f"!limit 0 {path}" for path in over]
         if run.hard_timeout is not None:
-            self.tell([f"!limit {run.hard_timeout} {run.path}"])
+            lines.append(f"!limit {run.hard_timeout} {run.path}")
+        if lines:
+            self.tell(lines)
         if self._capture is not None and run.entry is not BATCH_ENTRY:
             name = run.claim.name
             self._capture.begin(name.id, name.attempt + 1)
@@ -313,6 +319,8 @@ class Execution:
             self.end_output(run, outcome)
             outcome = self.complete(run.task, outcome)
         run.task.close()
+        if run.hard_timeout is not None:
+            self._over.append(run.path)
         self.endings.conclude(
             Ending(run.path, run.claim, outcome, run.entry, run.options, run.started_us)
         )

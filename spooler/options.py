@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, cast, get_args
 
 import msgspec
 
-from .errors import UsageError
+from .errors import TaskNameError, UsageError
 from .moments import MAX_SECONDS, parse_at, positive, show
 from .task import MAX_PRIORITY, check_task_name
 
@@ -20,7 +20,7 @@ MAX_KEY: Final = 200
 """Bytes of a uniqueness key."""
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=MAX_SECONDS)]
-TaskId = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")]
+TaskId = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{16}\Z")]
 
 
 class RunOptions(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -138,8 +138,7 @@ def check_options(options: RunOptions) -> None:
     """Check what the types do not say, of followers too.
 
     Raises:
-        ValueError: A moment is none.
-        TaskNameError: A follower cannot have that name.
+        ValueError: A moment is none, or the name of a follower cannot be one.
     """
     if options.expires is not None:
         try:
@@ -148,7 +147,12 @@ def check_options(options: RunOptions) -> None:
             text = str(error).removeprefix("at: ").removeprefix("at is ")
             raise ValueError(f"options: expires: {text}") from None
     for follower in (*(options.then or ()), *(options.on_failure or ())):
-        check_task_name(follower.task)
+        try:
+            check_task_name(follower.task)
+        except TaskNameError:
+            raise ValueError(
+                f"options: {show(follower.task)} cannot be the name of a follower"
+            ) from None
         if follower.at is not None:
             parse_at(follower.at, 0)
         if follower.options is not None:

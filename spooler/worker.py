@@ -114,7 +114,8 @@ class Worker:
             self._sync()
             due = None
         waits = (
-            self._execution.endings.refused_for or due,
+            self._execution.endings.refused_for,
+            due,
             self._recycling.look_in(self._execution.runs),
         )
         return min((wait for wait in waits if wait is not None), default=None)

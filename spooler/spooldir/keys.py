@@ -21,7 +21,7 @@ from ..options import IfExists
 from ..task import Name
 from .body import PIECE
 from .files import NO_LINK, link_to
-from .owner import Owner, flock, same, unlock
+from .owner import Owner, flock, open_for_lock, same, unlock
 from .reading import READ_FLAGS
 from .root import SpoolDir
 
@@ -37,10 +37,6 @@ FREE_MAX_AGE: Final = 3600.0
 SWEEP_MAX: Final = 1000
 """How many links one sweep looks at."""
 
-_FLAGS: Final = (
-    # For writing: an exclusive lock of NFS needs it.
-    os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-)
 _POLL: Final = (0.0005, 0.02)
 """Seconds between two looks at a lock, at first and at most."""
 
@@ -139,7 +135,7 @@ def adopt(
         TimeoutError: Somebody else is busy with the key.
         OSError: From the file system.
     """
-    fd = os.open(path, _FLAGS, dir_fd=spool.fd)
+    fd = open_for_lock(spool, path)
     try:
         flock(fd)
         if not same(spool.status(path), status):
@@ -321,7 +317,7 @@ class Taking:
 
     def _try_open(self) -> Owner | None:
         try:
-            fd = os.open(self._path, _FLAGS, dir_fd=self._spool.fd)
+            fd = open_for_lock(self._spool, self._path)
         except FileNotFoundError:
             return None
         try:

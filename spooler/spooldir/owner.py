@@ -19,6 +19,8 @@ from . import reports
 from .reading import read_task
 from .root import SpoolDir
 
+_FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
 _NO_FLOCK: Final = frozenset(
     {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 )
@@ -157,6 +159,21 @@ def _path(name: Name) -> str:
 def same(found: os.stat_result | None, status: os.stat_result) -> bool:
     """Tell whether this is what was found at a path; None is nothing."""
     return found is not None and os.path.samestat(found, status)
+
+
+def open_for_lock(spool: SpoolDir, path: str) -> int:
+    """Open a file that is to be locked and read.
+
+    For writing, since an exclusive lock of NFS needs it; a file that was dropped
+    read-only cannot be, and then only NFS minds.
+
+    Raises:
+        OSError: From the file system.
+    """
+    try:
+        return os.open(path, os.O_RDWR | _FLAGS, dir_fd=spool.fd)
+    except PermissionError:
+        return os.open(path, os.O_RDONLY | _FLAGS, dir_fd=spool.fd)
 
 
 def flock(fd: int) -> None:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from spooler.codec import Header, decode
@@ -68,6 +69,9 @@ def test_good_sample_is_read_as_expected(file: str) -> None:
     assert header.id == expected.get("id")
     assert header.key == expected.get("key")
     assert header.traceparent == expected.get("traceparent")
+    options = expected.get("options")
+    assert (header.options is None) is (options is None)
+    assert options is None or json.loads(msgspec.json.encode(header.options)) == options
     assert header.uwsgi is expected.get("uwsgi", False)
     body = (header.body or "").encode() or data[header.body_offset :]
     assert body == expected_body(expected)
