@@ -261,6 +261,14 @@ class Backlog:
 
     # -- taking -----------------------------------------------------------------
 
+    def forget_past(self) -> None:
+        """Forget ``next_due_us`` if that moment is over: ``take`` finds the next one.
+
+        Unless nobody has room for more; then it is of no use to wake up for it.
+        """
+        if self.next_due_us is not None and self.next_due_us <= self._clock.now_us():
+            self.next_due_us = self.pausing.now.next_us
+
     def take(self, limit: int, more_urgent_than: int | None = None) -> list[str]:
         """Return the paths of due tasks, the most urgent first.
 

@@ -28,13 +28,16 @@ from .spooldir import reports
 from .spooldir.batches import Progress
 from .spooldir.claims import Claims
 from .spooldir.reading import TaskFile
-from .task import BATCH, Claim, Outcome, Verdict
+from .task import BATCH, MAX_HEADER, Claim, Name, Outcome, Verdict
 
 ATTEND_EVERY: Final = 0.002
 """Seconds after which a batch lets others have a turn, between two lines."""
 
 UNKNOWN_MAX: Final = 10
 """Lines in a row that nobody here knows, after which another daemon may try."""
+
+LINE_MAX: Final = 16 * MAX_HEADER
+"""Bytes of a line that may be put aside by itself; it can be a task up to a 16th."""
 
 _SKIP: Final = 1 << 20
 _ACK: Final = Outcome(Verdict.ACK)
@@ -182,10 +185,12 @@ class _Lines:
         return _ACK
 
     def _read(self) -> bytes:
-        line = self._body.readline()
+        line = self._body.readline(LINE_MAX)
+        done = self._progress.next
         if not line:
-            done = self._progress.next
             raise CorruptError(f"its body ends after {done} of {self._count} lines")
+        if len(line) == LINE_MAX and not line.endswith(b"\n"):
+            raise CorruptError(f"line {done + 1} takes {LINE_MAX} bytes or more")
         return line
 
     def _attend(self) -> Outcome | None:
@@ -238,7 +243,7 @@ class _Lines:
         if outcome.verdict is Verdict.ACK:
             progress.advance()
             return None
-        claim = progress.spin_off(name, line)
+        claim = self._spin_off(name, line)
         self._host.settle_line(claim, task, entry, outcome, started_us)
         return None
 
@@ -255,6 +260,9 @@ class _Lines:
     def _file(self, header: Header, line: bytes) -> Line:
         times = self._task.mtime_ns, self._task.ctime_ns
         return Line(-1, header, line, len(line), *times)
+
+    def _spin_off(self, name: Name, line: bytes) -> Claim:
+        return self._progress.spin_off(name, line, self._task.mtime_ns)
 
     def _by_itself(
         self, header: Header, line: bytes, due_us: int | None
@@ -274,9 +282,9 @@ class _Lines:
                 return self._one(line)
         name = self._progress.line_name(header.task)
         if due_us is None:
-            self._host.run_claim(self._progress.spin_off(name, line))
+            self._host.run_claim(self._spin_off(name, line))
             return None
-        claim = self._progress.spin_off(name.but(due_us=due_us), line)
+        claim = self._spin_off(name.but(due_us=due_us), line)
         try:
             self._claims.release(claim)
         except OSError as error:
@@ -291,7 +299,7 @@ class _Lines:
         """Put a line aside that is no task; the others are not its fault."""
         number = self._progress.next
         name = self._progress.line_name(f"{BATCH}.{number}")
-        claim = self._progress.spin_off(name, line)
+        claim = self._spin_off(name, line)
         reason = f"line {number + 1} of batch {self._progress.origin}: {reason}"
         task = self._file(Header(name.task, b"{}", len(line)), line)
         outcome = Outcome(Verdict.REJECT, reason)
@@ -320,7 +328,7 @@ class _Lines:
             return
         # One less, since to settle it counts it.
         name = self._progress.line_name(header.task, attempt - 1)
-        claim = self._progress.spin_off(name, line)
+        claim = self._spin_off(name, line)
         text = str(history[-1].get("error") if history else "") or "its worker died"
         reason = "timeout" if "time limit" in text else "crash"
         after = RetryPolicy().crash_delay(attempt)

@@ -49,6 +49,7 @@ class Channel:
 
     * ``!drain``: finish what runs, begin nothing more;
     * ``!cancel <path>``: end that run, if it can be ended;
+    * ``!stay``: it is not replaced yet, go on; ``!drain`` follows when it can be;
     * ``!share``: another worker has nothing to do; cut the batch that runs.
 
     From it come paths that are settled, and
@@ -58,6 +59,7 @@ class Channel:
       reached; look again after so many seconds, or (``-``) when a slot is free;
     * ``!run <path>``: it runs, for longer than a moment; nobody else need try;
     * ``!back <path>``: it will not be begun here; others may have it at once;
+    * ``!recycle``: it has done enough, but something runs; it waits for an answer;
     * ``!leave``: nothing more will be begun here; another worker may take this place;
     * ``!go <hash>`` and ``!free <hash>``: a run under that limit begins, has ended.
     """

@@ -110,6 +110,8 @@ class ConcurrentWorker:
         self._draining = False
         self._share = False
         self._left = False
+        self._has_asked = False
+        self._holds = False
         self._syncing = False
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Both: a handler runs only when the main thread is in Python, and user code
@@ -230,6 +232,10 @@ class ConcurrentWorker:
                 self._cancel(rest)
             case "!share":
                 self._share = True
+            case "!stay":
+                self._holds = False
+            case _ if line in self._jobs:
+                pass  # handed out again before it was known to have begun
             case _ if self._left:
                 self._channel.send([f"!back {line}"])
             case _:
@@ -255,11 +261,22 @@ class ConcurrentWorker:
 
     def _goes_on(self) -> bool:
         recycled = self._recycling.is_due(self._execution.runs, len(self._jobs))
+        if recycled and self._jobs:
+            # Others may still be busy with their last runs; they must not be many.
+            self._ask_to_leave()
+            recycled = False
         ends = self._draining or self._execution.leaks or recycled
         return self._channel.open and not ends
 
+    def _ask_to_leave(self) -> None:
+        if not self._has_asked:
+            self._has_asked = self._holds = True
+            self._channel.send(["!recycle"])
+
     def _begin_some(self) -> bool:
         """Begin what can start at once; tell whether there may be more of it."""
+        if self._holds:
+            return False
         for _ in range(BEGIN_MAX):
             busy = len(self._jobs) - self._coroutines
             if self._async and self._coroutines < self._settings.async_concurrency:
@@ -269,11 +286,13 @@ class ConcurrentWorker:
             else:
                 return False
             self._begin(heapq.heappop(queue)[2])
-            if not self._goes_on():
+            if not self._goes_on() or self._holds:
                 break
         return True
 
     def _begin(self, path: str) -> None:
+        if path in self._jobs:  # it was handed out twice: its end is told once
+            return
         run = self._execution.begin(path)
         if run is None:
             return
@@ -333,6 +352,7 @@ class ConcurrentWorker:
         """Give back what was not begun: somebody else may have it, and our place."""
         self._left = True
         waiting = [path for _, _, path in (*self._async, *self._plain)]
+        waiting = [path for path in waiting if path not in self._jobs]
         self._channel.send([*(f"!back {path}" for path in waiting), "!leave"])
         if self._recycling.why is not None:
             text = "recycle worker=%s: after %s"

@@ -364,7 +364,10 @@ class Daemon:
         if self._stop_at is not None:
             return all(spool.supervisor.empty for spool in self._spools)
         if self._settings.burst and all(self._is_done(s) for s in self._spools):
-            self._stop()
+            # What the last run has put may be told of only now.
+            self._loop.wait(0.0)
+            if all(self._is_done(s) for s in self._spools):
+                self._stop()
         return False
 
     def _is_done(self, spool: _Spool) -> bool:

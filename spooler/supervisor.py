@@ -133,6 +133,7 @@ class Supervisor:
 
     def spawn(self, forker: Forker) -> None:
         """Start the workers that are missing."""
+        self._recycle()
         now = self._clock.monotonic()
         if self._draining or now < self._spawn_at or forker.gone:
             return
@@ -148,6 +149,18 @@ class Supervisor:
                 text = "cannot start more than %d workers in %s now: %s"
                 log.error(text, have, escape(self._spool.path), error)
                 return
+
+    def _recycle(self) -> None:
+        """Replace those that have done enough, while not too many are ending."""
+        ending = sum(worker.draining for worker in self._workers.values())
+        for worker in self._workers.values():
+            if not worker.is_done or worker.draining:
+                continue
+            if ending < self._settings.workers:
+                worker.drain()
+                ending += 1
+            else:
+                worker.stay()
 
     def _start(self, forker: Forker) -> None:
         name = process_name("worker")
@@ -215,6 +228,8 @@ class Supervisor:
             case "!back":
                 worker.forget(rest)
                 self._backlog.give_back(rest)
+            case "!recycle":
+                worker.is_done = True
             case "!leave":
                 worker.drain()
         return 0
@@ -288,6 +303,7 @@ class Supervisor:
         if self._backlog.more_is_paused():
             self._take_back()
             self._kinds.give_all_back()
+        self._backlog.forget_past()
         if self._places.coroutines:
             if self._kinds.feed(self._workers.values(), self._take):
                 self._share([w for w in self._workers.values() if w.room > 0])

@@ -66,6 +66,7 @@ class WatchedWorker:
         term_at: When it is stopped and its group gets TERM; None for never.
         kill_at: When they get KILL.
         frozen: Whether the first has been done; nothing holds the second back then.
+        is_done: Whether it has done enough and asks to be replaced.
         begun: By limit, how many runs have begun and not ended.
     """
 
@@ -90,6 +91,8 @@ class WatchedWorker:
         self.window = 1
         self.stalled = False
         self.draining = False
+        self.is_done = False
+        self._stays = False
         self.heard = CLOCK.monotonic()
         self.least_urgent = 0
         self.limits: dict[str, float] = {}
@@ -156,6 +159,12 @@ class WatchedWorker:
         if not self.draining:
             self.draining = True
             self.channel.send(["!drain"])
+
+    def stay(self) -> None:
+        """Tell it, once, to go on until it can be replaced."""
+        if not self._stays:
+            self._stays = True
+            self.channel.send(["!stay"])
 
     @property
     def late_at(self) -> float:

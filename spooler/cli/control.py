@@ -198,8 +198,10 @@ class _Victim:
             kills.ask(self._spool, found.id)
             return
         hint = "is not running: `spool rm` removes it"
-        if found.state in (State.FAILED, State.CORRUPT):
-            hint = f"is {found.state}, and not running"
+        if found.state is State.FAILED:
+            hint = "has failed, and does not run"
+        elif found.state is State.CORRUPT:
+            hint = "is corrupt, and does not run"
         raise UsageError(f"{found.id}: {hint}")
 
     def _check_who_runs_it(self) -> None:

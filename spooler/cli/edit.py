@@ -125,7 +125,14 @@ def _checked(text: bytes, task: TaskFile) -> tuple[bytes, Header]:
         UsageError: It says what cannot be changed.
     """
     has_body = task.size > task.header.body_offset
-    header = decode(text, whole=True)
+    try:
+        header = decode(text, whole=True)
+    except CorruptError as problem:
+        if _is_json(task) and not text.startswith(b"{"):
+            raise CorruptError(
+                f"it was JSON, and does not begin with {{ any more; else: {problem}"
+            ) from None
+        raise
     if header is None:
         raise AssertionError("a whole file has no more to read")
     if text[header.body_offset :].strip():

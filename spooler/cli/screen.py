@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..moments import parse_at
-from ..status import Overview
+from ..status import Overview, PauseFacts
 from .output import progress_text, relative, since, span, table
 
 _PRIORITIES_SHOWN: Final = 5
@@ -41,16 +41,23 @@ def screen(facts: Overview, now_us: int) -> list[str]:
     return lines
 
 
+def _pauses_nothing(pause: PauseFacts) -> bool:
+    named = pause["priority"] is not None or pause["task"] is not None
+    return not named and pause["what"] != "all"
+
+
 def _paused(facts: Overview, now_us: int) -> list[str]:
     lines = []
-    for each in facts["paused"][:_PAUSES_SHOWN]:
+    # Files that pause nothing come last: they must not hide one that does.
+    paused = sorted(facts["paused"], key=_pauses_nothing)
+    for each in paused[:_PAUSES_SHOWN]:
         what = "everything is paused"
         if each["priority"] is not None:
             what = f"priority {each['priority']} is paused"
         elif each["task"] is not None:
             what = f"task {each['task']} is paused"
-        elif each["problem"] is not None and each["what"] != "all":
-            what = f"{each['what']} in paused/ pauses nothing"
+        elif _pauses_nothing(each):
+            what = f"paused/{each['what']}"
         until = each["until"]
         end = "until resumed"
         if each["problem"] is not None:

@@ -61,7 +61,8 @@ def wait(call: Call, ids: Sequence[str], timeout: str | None) -> None:
             line = f"{facts['id']}  {facts['state']}  {facts['task'] or ''}"
             output.say([line.rstrip()])
         else:
-            output.error(f"{facts['id']}: {facts['state'] or '?'}: {facts['error']}")
+            error = str(facts["error"]).removeprefix(f"{facts['id']}: ")
+            output.error(f"{facts['id']}: {facts['state'] or '?'}: {error}")
         if facts["state"] == "unfinished":
             code = EXIT_TRY_LATER
         elif facts["state"] != "finished":

@@ -207,13 +207,14 @@ class Progress:
 
     # -- one line ---------------------------------------------------------------
 
-    def spin_off(self, name: Name, data: bytes) -> Claim:
+    def spin_off(self, name: Name, data: bytes, mtime_ns: int) -> Claim:
         """Make the next line a task of its own that this worker holds; move on.
 
         Synced, since the range goes on and may reach the disk at any time.
 
         Args:
             name: From ``line_name``.
+            mtime_ns: When the batch was written: ``+N`` counts from then.
 
         Raises:
             OSError: From the file system. The line is where it was.
@@ -222,7 +223,7 @@ class Progress:
         folder = f"running/{worker}"
         path = f"{folder}/{name}"
         try:
-            _write_whole(self._spool, folder, path, data)
+            _write_whole(self._spool, folder, path, data, mtime_ns // 1000)
             self._spool.sync(folder)
             # The next one has not begun; one write for both.
             os.pwrite(self._fd, b"-%015d" % (self.next + 1), 0)
@@ -327,7 +328,9 @@ def _hidden_new(batch_id: str) -> str:
     return f"{FOLDER}/.{batch_id}.{os.urandom(4).hex()}"
 
 
-def _write_whole(spool: SpoolDir, folder: str, path: str, data: bytes) -> None:
+def _write_whole(
+    spool: SpoolDir, folder: str, path: str, data: bytes, mtime_us: int
+) -> None:
     """Write a file that nobody sees before it is whole and synced."""
     fd = spool.fd
     try:
@@ -335,11 +338,14 @@ def _write_whole(spool: SpoolDir, folder: str, path: str, data: bytes) -> None:
     except OSError:  # no such thing here; in tmp/ it is swept if we die
         name = path.rpartition("/")[2]
         hidden = f"tmp/.{name}.{os.urandom(4).hex()}"
-        write_new(fd, hidden, path, data)
+        write_new(fd, hidden, path, data, spool.owner, mtime_us=mtime_us)
         spool.sync_moved("tmp")
         return
     try:
+        if spool.owner is not None:
+            os.fchown(new, *spool.owner)
         write_all(new, data)
+        os.utime(new, ns=(mtime_us * 1000, mtime_us * 1000))
         os.fsync(new)
         os.link(f"/proc/self/fd/{new}", path, dst_dir_fd=fd, follow_symlinks=True)
     finally:
@@ -383,7 +389,7 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     named = set()
     for file in spool.names(FOLDER):
         with suppress(CorruptError):
-            found = read(spool, file)
+            found = read(spool, file) if is_id(file) else None
             if found is not None and found.part is not None:
                 named.add(f".{found.part}")
     known = _known(spool, {file for file in old if file not in named})

@@ -84,6 +84,7 @@ class Track:
 
     def __init__(self, spool: SpoolDir, path: str) -> None:
         self._spool = spool
+        self.fd = -1
         # Neither its owner nor its mode matters, and nothing is done to the file.
         self.fd = os.open(path, _FLAGS, dir_fd=spool.fd)
 
@@ -128,8 +129,13 @@ class Track:
         return os.fstat(self.fd).st_nlink > 0
 
     def close(self) -> None:
-        """Let go of the file."""
-        os.close(self.fd)
+        """Let go of the file. The second time it does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    # Of a search in a thread whose waiter was cancelled nobody takes the result.
+    __del__ = close
 
 
 def track(spool: SpoolDir, guesses: Iterable[str]) -> Track | None:

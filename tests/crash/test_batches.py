@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync", "function")]
 COUNT = 8
 BEGUN = 3
 LINE = b'{"task":"crash_line"}'
+MTIME_NS = 1_700_000_000_000_000_000
 FAILED = Outcome(Verdict.RETRY, "E: it broke", "exception")
 CODES = [errno.ENOSPC, errno.EIO, errno.EMFILE]
 
@@ -80,7 +81,7 @@ def spin_off(held: Held) -> None:
     progress = held.progress
     assert progress is not None
     progress.mark(between=False)
-    claim = progress.spin_off(progress.line_name("crash_line"), LINE + b"\n")
+    claim = progress.spin_off(progress.line_name("crash_line"), LINE + b"\n", MTIME_NS)
     held.claims.retry(claim, FAILED, due_us=0, started_us=0)
 
 
@@ -102,7 +103,7 @@ def advance(progress: Progress) -> None:
 def crashed(progress: Progress) -> None:
     progress.calm()
     try:
-        progress.spin_off(progress.line_name("crash_line", 0), LINE + b"\n")
+        progress.spin_off(progress.line_name("crash_line", 0), LINE + b"\n", MTIME_NS)
     except OSError:
         progress.blame(1)
         raise

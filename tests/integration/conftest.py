@@ -307,6 +307,10 @@ class Box:
         wait_until(lambda: len(self.workers()) == 1)
         return self.workers()[0]
 
+    def logs(self) -> list[str]:
+        """Return the names of logs and lists of attempts, not of what is printed now."""
+        return [name for name in self.names("logs") if not name.endswith(".live")]
+
     def is_empty(self) -> bool:
         """Tell whether no task waits and none runs."""
         return not self.waiting() and not self.running()

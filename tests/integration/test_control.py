@@ -392,7 +392,7 @@ def test_many_are_killed_at_once(box: Box) -> None:
     [
         ([], "is not running: `spool rm` removes it"),
         (["hold", ID], "is not running: `spool rm` removes it"),
-        (["fail", ID], "is failed, and not running"),
+        (["fail", ID], "has failed, and does not run"),
     ],
 )
 def test_what_does_not_run_is_not_killed(

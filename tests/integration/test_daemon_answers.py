@@ -88,7 +88,7 @@ def test_a_task_that_fails_each_time_ends_in_failed_with_everything(box: Box) ->
     assert "in broken" in why["traceback"]
     assert [each["attempt"] for each in why["attempts"]] == [1, 2, 3]
     assert all(each["seconds"] >= 0 for each in why["attempts"])
-    wait_until(lambda: not box.names("logs"))
+    wait_until(lambda: not box.logs())
     assert box.failed()[0].split(".")[2] == "3"
 
 

@@ -36,7 +36,7 @@ def test_a_killed_worker_is_replaced_and_its_task_runs_again(box: Box) -> None:
     assert box.lines("attempts") == ["1", "2"]
     wait_until(lambda: len(box.workers()) == 2)
     assert daemon.says("its worker died: signal 9")
-    assert not box.names("logs")
+    assert not box.logs()
 
 
 @pytest.mark.parametrize("how", ["kill", "segfault", "exit"])

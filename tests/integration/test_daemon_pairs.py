@@ -21,7 +21,8 @@ def test_two_daemons_run_each_of_500_tasks_once(box: Box) -> None:
 
 def test_two_daemons_share_what_was_there_before(box: Box) -> None:
     for number in range(500):
-        box.put("note_slowly", text=str(number), seconds=0.002)
+        # Long enough for the second one to have begun before all are run.
+        box.put("note_slowly", text=str(number), seconds=0.006)
     daemons = [box.start("--burst"), box.start("--burst")]
     for daemon in daemons:
         assert daemon.wait() == 0

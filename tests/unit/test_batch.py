@@ -147,6 +147,20 @@ def test_a_line_with_options_runs_as_a_task_of_its_own(
     assert left(spool) == []
 
 
+def test_a_line_that_became_a_task_is_as_old_as_its_batch(
+    spool: SpoolDir, worker: PlainWorker, register: Register
+) -> None:
+    def fail() -> None:
+        raise Retry("no")
+
+    register(fail)
+    name = a_batch(spool, b'{"task":"fail","options":{"expires":"+60"}}')
+    os.utime(f"{spool.path}/{name.folder}/{name}", (1_700_000_000, 1_700_000_000))
+    worker.run_all()
+    (path,) = left(spool)
+    assert os.stat(f"{spool.path}/{path}").st_mtime == 1_700_000_000
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -241,6 +255,27 @@ def test_a_batch_with_another_count_runs_what_it_has_and_is_put_aside(
     (path,) = (path for path in left(spool) if not path.startswith("batches/"))
     assert path.startswith("corrupt/")
     assert reason in str(reports.read_why(spool, path)["reason"])
+
+
+@pytest.mark.parametrize(("size", "there"), [(999, 2), (1000, 1)])
+def test_a_line_that_would_fill_the_memory_ends_the_batch(
+    spool: SpoolDir,
+    worker: PlainWorker,
+    seen: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    there: int,
+) -> None:
+    monkeypatch.setattr(batch, "LINE_MAX", 1000)
+    a_batch(spool, line(0), b"x" * size, line(2))
+    worker.run_all()
+    assert seen == [0, 2][:there]
+    (path,) = (path for path in left(spool) if not path.startswith("batches/"))
+    reason = str(reports.read_why(spool, path)["reason"])
+    assert reason == [
+        "line 2 takes 1000 bytes or more",
+        f"line 2 of batch {BATCH_ID}: not a JSON object",
+    ][there - 1]
 
 
 @pytest.mark.parametrize("args", ["{}", '{"count":"x"}', '{"count":true}'])

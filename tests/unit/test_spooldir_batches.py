@@ -16,6 +16,7 @@ from spooler.task import BATCH, Claim, Name, derived_id
 
 ID = "8c1f42d09ab3e617"
 OTHER = "0123456789abcdef"
+MTIME_NS = 1_700_000_000_123_456_000
 BODY = b'{"task":"_batch","args":{"count":10}}\n' + b'{"task":"t"}\n' * 10
 
 
@@ -196,14 +197,16 @@ def test_spin_off_makes_a_whole_synced_file_that_the_worker_holds(
     told = ToldOS()
     monkeypatch.setattr(batches, "os", told)
     name = progress.line_name("t")
-    made = progress.spin_off(name, b'{"task":"t"}\n')
+    made = progress.spin_off(name, b'{"task":"t"}\n', MTIME_NS)
     assert made == Claim(name, "w1", str(name))
-    claims.read(made).close()
+    task = claims.read(made)
+    task.close()
+    assert task.mtime_ns == MTIME_NS
     assert (progress.next, progress.between) == (1, True)
     assert text(claims.spool).startswith("-000000000000001 ")
     if tmpfile:
         assert [c.split()[0] for c in told.calls] == [
-            *("open", "fsync", "link", "close", "pwrite")
+            *("open", "utime", "fsync", "link", "close", "pwrite")
         ]
     left = [path for path in tree(claims.spool) if path.startswith("tmp/")]
     assert left == []
@@ -216,10 +219,10 @@ def test_spin_off_that_fails_leaves_the_line_in_the_batch(
     told.fail("pwrite", 5)
     monkeypatch.setattr(batches, "os", told)
     with pytest.raises(OSError, match="Input/output"):
-        progress.spin_off(progress.line_name("t"), b"{}")
+        progress.spin_off(progress.line_name("t"), b"{}", MTIME_NS)
     assert progress.next == 0
     assert os.listdir(f"{spool.path}/running/w1") == [progress.claim.file]
-    made = progress.spin_off(progress.line_name("t"), b"{}")
+    made = progress.spin_off(progress.line_name("t"), b"{}", MTIME_NS)
     assert made.file in os.listdir(f"{spool.path}/running/w1")
 
 
@@ -396,6 +399,14 @@ def test_sweep_keeps_the_range_of_a_batch_that_is_somewhere(
     Path(spool.path, folder, str(name)).write_bytes(BODY)
     assert sweep(spool, later()) == 0
     assert os.listdir(f"{spool.path}/batches") == [OTHER]
+
+
+def test_sweep_leaves_what_is_no_range(spool: SpoolDir) -> None:
+    os.mkdir(f"{spool.path}/batches/mine")
+    os.symlink("nowhere", f"{spool.path}/batches/link")
+    later = old(spool)
+    assert batches.sweep(spool, later()) == 1
+    assert os.listdir(f"{spool.path}/batches") == ["mine"]
 
 
 def test_sweep_puts_a_part_into_place_whose_batch_is_gone(

@@ -571,6 +571,21 @@ def test_a_dropped_file_whose_key_is_taken_is_removed(
     )
 
 
+def test_a_dropped_file_may_be_read_only(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(spool)
+    told = ToldOS()
+    told.fail("open", errno.EACCES, None, errno.EACCES, None)  # to write; to read
+    for module in (owner, keys):
+        monkeypatch.setattr(module, "os", told)
+    path = adopter(spool)("5/dropped")
+    there = unique(spool)[1]
+    assert set(tree(spool)) == {path, KEY}
+    assert there is not None
+    assert f".{there.id}." in str(path)
+
+
 def test_a_dropped_file_replaces(spool: SpoolDir) -> None:
     first(spool)
     drop(spool, REPLACE)

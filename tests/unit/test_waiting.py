@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread, enumerate as all_threads
+from threading import Event, Thread, enumerate as all_threads
 from time import monotonic
 from typing import Any
 
@@ -683,6 +683,36 @@ async def give_up(handle: Handle) -> None:
 def test_an_await_can_be_cancelled(spool: SpoolDir, run: Callable[..., Any]) -> None:
     run(give_up, handle_of(spool, put(spool)))
     assert watched() == 0
+
+
+def test_an_await_that_is_cancelled_in_its_search_leaves_nothing_open(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searching, go_on, done = Event(), Event(), Event()
+    name = put(spool)
+    real = waiting.track_anywhere
+
+    def slow(*args: Any) -> Any:
+        searching.set()
+        go_on.wait(10)
+        try:
+            return real(*args)
+        finally:
+            done.set()
+
+    async def one() -> None:
+        task = asyncio.ensure_future(get(Handle(name.id, "t", spool.path, None)))
+        while not searching.is_set():
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    monkeypatch.setattr(waiting, "track_anywhere", slow)
+    asyncio.run(one())
+    assert done.wait(10)
+    wait_until(lambda: str(name) not in str(open_files()))
 
 
 # -- what it costs ------------------------------------------------------------------
