@@ -25,7 +25,7 @@ from .channel import Channel, WorkerSettings
 from .clock import CLOCK
 from .crew import Crew, Job
 from .errors import EXIT_FAILED, SoftTimeout
-from .execution import Execution, Run
+from .execution import BATCH_ENTRY, Execution, Run
 from .recycling import Recycling
 from .registry import REGISTRY
 from .soft_limit import Interruptible, Killed, timed_out
@@ -160,6 +160,9 @@ class ConcurrentWorker:
     def _attend(self, run: Run) -> Attention:
         """Look up from a batch."""
         if self._left or self._draining or not self._channel.open:
+            return Attention.STOP
+        job = self._jobs.get(run.path)
+        if job is not None and job.killed:
             return Attention.STOP
         # What is more urgent is begun where the batch was.
         if self._plain and self._plain[0][0] < run.claim.name.priority:
@@ -330,6 +333,8 @@ class ConcurrentWorker:
         if isinstance(job, _CoroutineJob):
             job.killed = True
             job.scope.cancel()
+        elif job is not None and job.run.entry is BATCH_ENTRY:
+            job.killed = True  # it ends between two of its lines
         elif job is not None and job.block is not None:
             job.killed = True
             job.block.interrupt(Killed)

@@ -11,7 +11,7 @@ from .filling import check
 from .limits import Limits
 from .moments import duration
 from .options import run_options
-from .putting import at_for_file, check_priority
+from .putting import check_priority, expires_for_file
 from .registry import Entry, Kind
 from .retry import RetryOptions
 from .schedule import Schedule
@@ -44,7 +44,7 @@ def make_entry(
     if schedule is not None:
         _check_timer(function)
     if given.get("expires") is not None:
-        given["expires"] = at_for_file(given["expires"], "expires")
+        given["expires"] = expires_for_file(given["expires"])
     arguments = Arguments(function, name)
     key = given.pop("key", None)
     if key is not None:

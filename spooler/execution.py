@@ -133,7 +133,7 @@ class Execution:
             name = escape(claim.name.task)
             log.debug("claim task=%s name=%s", claim.name.id, name)
         run = self.check(path, claim)
-        if run is not None:
+        if run is not None and run.entry is not BATCH_ENTRY:  # its lines are counted
             self.runs += 1
         return run
 
@@ -414,6 +414,7 @@ class _Host:
         path = f"{claim.name.folder}/{claim.file}"
         run = self._execution.check(path, claim)
         if run is not None:
+            self._execution.runs += 1
             self._execution.finish(run, self._invoke(run))
 
     def attend(self) -> Attention:

@@ -127,7 +127,11 @@ class Batch:
                 return next((state for state in ended if state in states), None)
             for found in living:
                 left = None if deadline is None else deadline - CLOCK.monotonic()
-                wait(spool, Wanted(found.id, found.name), left)
+                try:
+                    wait(spool, Wanted(found.id, found.name), left)
+                except TimeoutError:
+                    text = f"batch {self.id} has not ended in {seconds:g} s"
+                    raise TimeoutError(text) from None
         return None
 
     def cancel(self) -> bool:

@@ -120,6 +120,11 @@ def run_options(given: dict[str, Any]) -> RunOptions:
         if value is not None:
             check = _CHECKS.get(name)
             found[name] = check(name, value) if check else value
+    soft, hard = found.get("soft_timeout"), found.get("hard_timeout")
+    if soft is not None and hard is not None and soft >= hard:
+        raise UsageError(
+            f"soft_timeout={soft:g} cannot be: it takes less than hard_timeout={hard:g}"
+        )
     return RunOptions(**found) if found else NO_OPTIONS
 
 

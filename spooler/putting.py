@@ -227,6 +227,22 @@ def at_for_file(at: At, name: str = "at") -> str | int | float:
     return due_us / 1e6 if isinstance(at, datetime) else at
 
 
+def expires_for_file(at: At) -> str | int | float:
+    """Return by when a task must have begun, as it stands in a file.
+
+    Raises:
+        UsageError: It is not a moment, or one that is over.
+    """
+    moment = at_for_file(at, "expires")
+    from_now = isinstance(moment, str) and moment.startswith("+")
+    if not from_now and _due(moment, 0, "expires") < CLOCK.now_us():
+        raise UsageError(
+            f"expires={at!r} cannot be: that moment is over; a time from the put is"
+            " written '+60s', or as a timedelta"
+        )
+    return moment
+
+
 def _check_id(value: str) -> str:
     if not is_id(value):
         raise UsageError(f"id={value!r} cannot be: it takes 16 hex digits, lower case")

@@ -57,11 +57,11 @@ class Recycling:
         """
         if self._max_tasks and runs >= self._max_tasks and self.why is None:
             self.why = f"{runs} runs"
-        if self._max_rss and runs - running != self._seen:
+        if self._max_rss and _ended(runs, running) != self._seen:
             now = self._clock.monotonic()
             if now >= self._look_at:
                 self._look_at = now + CHECK_EVERY
-                self._seen = runs - running
+                self._seen = _ended(runs, running)
                 self._look()
         return self.why is not None
 
@@ -78,6 +78,11 @@ class Recycling:
 
         An idle worker waits no longer than that.
         """
-        if not self._max_rss or runs - running == self._seen:
+        if not self._max_rss or _ended(runs, running) == self._seen:
             return None
         return max(0.0, self._look_at - self._clock.monotonic())
+
+
+def _ended(runs: int, running: int) -> int:
+    # A batch runs, but only its lines are runs that were begun.
+    return max(0, runs - running)

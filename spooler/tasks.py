@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
@@ -21,7 +21,7 @@ from .lines import frame
 from .many import Batch, put_rows
 from .moments import Duration
 from .options import Follower, IfExists, over, run_options
-from .putting import At, Call, Durability, PutOptions, at_for_file
+from .putting import At, Call, Durability, PutOptions, expires_for_file
 from .registry import Entry
 from .spooldir.body import Body
 from .task import check_task_name
@@ -201,6 +201,11 @@ class Task(Generic[P, R]):
         return self._map(overlay(self._options, **given), rows)
 
     def _map(self, options: PutOptions, rows: Iterable[object]) -> Batch:
+        if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+            raise UsageError(
+                f"map takes the arguments of many tasks, such as a list of dicts, not"
+                f" {rows!r:.80}"
+            )
         if options.key is not None or self._entry.key is not None:
             problem = "a task in a batch cannot have a key: put it by itself"
             raise UsageError(f"{self.name}: {problem}")
@@ -328,7 +333,7 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
         for name in ("then", "on_failure"):
             given[name] = followers(given.get(name), spool)
         if "expires" in given:
-            given["expires"] = at_for_file(given["expires"], "expires")
+            given["expires"] = expires_for_file(given["expires"])
         given["run"] = over(run_options(given), base.run)
         if unknown := given.keys() - _PLAIN_OPTIONS - {"run"}:
             raise UsageError(f"there is no option {min(unknown)!r} for a put")

@@ -25,6 +25,9 @@ from .group import stdin
 _SHOWN_EVERY: Final = 1000
 """Lines after which the bar moves."""
 
+KEYS: Final = frozenset({"task", "args", "at", "body", "options", "traceparent", "v"})
+"""What a line may have; anything else is surely a mistake of whoever wrote it now."""
+
 _SPACES: Final = b" \t\r\n"
 
 
@@ -69,9 +72,19 @@ def _read(text: bytes, before: bytes) -> tuple[Header, bytes]:
             raise UsageError("with TASK given, a line is a JSON object of arguments")
         text = before + text + b"}"
     header = decode_line(text)
+    if unknown := keys_of(text) - KEYS:
+        some = ", ".join(sorted(map(ascii, unknown))[:3])
+        raise UsageError(
+            f"a task has no key {some} (it has: {', '.join(sorted(KEYS))})"
+        )
     if before and header.args != text[len(before) : -1]:
         raise UsageError("with TASK given, a line is a JSON object of arguments")
     return header, text
+
+
+def keys_of(line: bytes) -> set[str]:
+    """Return the keys of a JSON object."""
+    return set(msgspec.json.decode(line, type=dict[str, msgspec.Raw]))
 
 
 def _name(path: str) -> str:

@@ -16,7 +16,7 @@ from ..clock import CLOCK
 from ..errors import UsageError
 from ..moments import parse_at
 from ..options import NO_OPTIONS, IfExists, RunOptions, run_options
-from ..putting import PutOptions, at_for_file, put as put_task
+from ..putting import PutOptions, expires_for_file, put as put_task
 from ..spooldir.body import Body
 from ..task import DEFAULT_PRIORITY, MAX_PRIORITY, check_task_name, iso
 from ..tasks import followers
@@ -187,7 +187,7 @@ def _run_options(
     given: dict[str, Any], then: Sequence[str], on_failure: Sequence[str]
 ) -> RunOptions:
     if given["expires"] is not None:
-        given["expires"] = at_for_file(given["expires"], "expires")
+        given["expires"] = expires_for_file(given["expires"])
     given["then"] = followers(then, None) if then else None
     given["on_failure"] = followers(on_failure, None) if on_failure else None
     return run_options(given)

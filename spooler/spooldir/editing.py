@@ -15,7 +15,7 @@ from typing import Final
 from ..errors import NotFoundError
 from ..task import Name, State
 from .control import HELD, NOT_BEGUN, hold, not_begun, rename
-from .files import NEW_FLAGS, write_all
+from .files import NEW_FLAGS, link_to, write_all
 from .reading import TaskFile
 from .repair import Found
 from .root import SpoolDir
@@ -153,19 +153,19 @@ def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
     try:
         # Killed between these, a key or a slot is free although its task waits.
         for path in others:
-            _link_over(spool, new.path, path)
+            _link_over(spool, new.fd, new.path, path)
             done.append(path)
         os.rename(new.path, held.path, src_dir_fd=root, dst_dir_fd=root)
+        with suppress(OSError):
+            if os.fstat(task.fd).st_nlink == links:
+                # The old one was moved away in this instant, so now there are two.
+                os.unlink(held.path, dir_fd=spool.fd)
+                raise NotFoundError(held.id, _MOVED)
     except BaseException:
         for path in done:
             with suppress(OSError):
-                _link_over(spool, held.path, path)
+                _link_over(spool, task.fd, None, path)
         raise
-    with suppress(OSError):
-        if os.fstat(task.fd).st_nlink == links:
-            # The old one was moved away in this instant, so now there are two.
-            os.unlink(held.path, dir_fd=spool.fd)
-            raise NotFoundError(held.id, _MOVED)
     spool.sync_moved(HELD, *(path.partition("/")[0] for path in others))
 
 
@@ -191,11 +191,15 @@ def _other_links(spool: SpoolDir, task: TaskFile) -> list[str]:
     return found
 
 
-def _link_over(spool: SpoolDir, source: str, target: str) -> None:
-    """Link a file to a name that is a link to another one."""
+def _link_over(spool: SpoolDir, fd: int, source: str | None, target: str) -> None:
+    """Link a file to a name that is a link to another one.
+
+    Args:
+        source: A name that the file has, if that is known.
+    """
     folder, _, file = target.partition("/")
     spare = f"{folder}/.{file}.{os.urandom(4).hex()}"
-    os.link(source, spare, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+    link_to(spool.fd, fd, source, spare)
     try:
         os.rename(spare, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
     except BaseException:

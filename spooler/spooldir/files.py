@@ -20,6 +20,12 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def some_of(names: list[str], most: int) -> list[str]:
+    """Return so many names, from anywhere on: what stays hides no other for ever."""
+    start = int.from_bytes(os.urandom(4)) % max(1, len(names))
+    return [*names[start:], *names[:start]][:most]
+
+
 def write_all(fd: int, data: bytes) -> None:
     """Write all of ``data``, over as many calls as it takes."""
     written = os.write(fd, data)

@@ -20,7 +20,7 @@ from ..errors import SpoolUncertain
 from ..options import IfExists
 from ..task import Name
 from .body import PIECE
-from .files import NO_LINK, link_to
+from .files import NO_LINK, link_to, some_of
 from .owner import Owner, flock, open_for_lock, same, unlock
 from .reading import READ_FLAGS
 from .root import SpoolDir
@@ -179,10 +179,8 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     Raises:
         OSError: The directory cannot be read.
     """
-    names = spool.names("keys")
-    start = int.from_bytes(os.urandom(4)) % max(1, len(names))
     count = 0
-    for file in [*names[start:], *names[:start]][:SWEEP_MAX]:
+    for file in some_of(spool.names("keys"), SWEEP_MAX):
         with suppress(OSError):  # somebody is busy with it, or it is no file
             count += _sweep_link(spool, f"keys/{file}", clock)
     return count

@@ -22,7 +22,7 @@ from ..task import Claim, Name, Outcome, Verdict
 from . import batches, keys, reports, runlogs
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
-from .files import write_new
+from .files import some_of, write_new
 from .followers import give_up_lost, settle_staged
 from .kills import KILL_MAX_AGE, KILLED
 from .limits import sweep_limits
@@ -331,7 +331,8 @@ def _sweep_folder(
         and file != ".lock"  # of timers/
     ]
     return sum(
-        _unlink_old(spool, f"{folder}/{file}", clock, age) for file in found[:SWEEP_MAX]
+        _unlink_old(spool, f"{folder}/{file}", clock, age)
+        for file in some_of(found, SWEEP_MAX)
     )
 
 

@@ -142,7 +142,10 @@ def _encode(value: object) -> tuple[msgspec.Raw, str | None]:
         text = " ".join(str(error).split()).replace(" in a task", "")[:200]
         return _NULL, _text(f"{problem}: {text}" if text else problem)
     if len(data) > MAX_RESULT:
-        return _NULL, f"its result takes {len(data)} bytes, and {MAX_RESULT} are kept"
+        return (
+            _NULL,
+            f"its result takes {len(data)} bytes; more than {MAX_RESULT} are not kept",
+        )
     return msgspec.Raw(data), None
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 
 import msgspec
 
-from .. import putting
+from .. import many, putting
 from ..channel import WorkerSettings
 from ..clock import CLOCK, SystemClock
 from ..ending import Ending, Endings
@@ -83,15 +83,14 @@ class FakeClock:
 
     def __init__(self) -> None:
         self._wall_us = SystemClock().now_us()
-        self._seconds = SystemClock().monotonic()
 
     def now_us(self) -> int:
         """Return the wall time in µs since the epoch."""
         return self._wall_us
 
     def monotonic(self) -> float:
-        """Return seconds from some moment on."""
-        return self._seconds
+        """Return seconds from some moment on; they are real, so that waits end."""
+        return SystemClock().monotonic()
 
     def advance(self, by: Duration) -> None:
         """Let time pass.
@@ -101,7 +100,6 @@ class FakeClock:
         """
         seconds = duration("by", by) or 0.0
         self._wall_us += timedelta(seconds=seconds) // timedelta(microseconds=1)
-        self._seconds += seconds
 
 
 class _Recorder(Endings):
@@ -268,8 +266,9 @@ class LocalSpool:
         self._dir.create()
         self._scheduler.use([known_of(entry) for entry in REGISTRY])
         self._replace(CLOCK, "now_us", self.clock.now_us)
-        self._replace(CLOCK, "monotonic", self.clock.monotonic)
-        self._replace(putting, "put", self._put_here(putting.put))
+        here = self._put_here(putting.put)
+        for module in (putting, many):
+            self._replace(module, "put", here)
         before = os.environ.get("SPOOL_DIR")
         self._undo.append(lambda: _set_spool_dir(before))
         _set_spool_dir(self.path)

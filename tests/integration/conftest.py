@@ -308,7 +308,7 @@ class Box:
         return self.workers()[0]
 
     def logs(self) -> list[str]:
-        """Return the names of logs and lists of attempts, not of what is printed now."""
+        """Return the names in logs/, without those of what is printed now."""
         return [name for name in self.names("logs") if not name.endswith(".live")]
 
     def is_empty(self) -> bool:

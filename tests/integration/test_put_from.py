@@ -97,6 +97,7 @@ def test_options_are_those_of_the_batch(cli: Cli, spool: SpoolDir) -> None:
         (b'{"task":"_batch","args":{"count":1}}', "a batch has no place in a batch"),
         (b'{"task":"t","args":{"x":"%b"}}' % (b"x" * MAX_HEADER), "is longer than"),
         (b'{"task":"t","args":{"x":"\xff"}}', "UTF-8"),
+        (b'{"task":"t","arg":{"x":1}}', "a task has no key 'arg' (it has: args, at,"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_put(

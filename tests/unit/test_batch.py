@@ -272,10 +272,13 @@ def test_a_line_that_would_fill_the_memory_ends_the_batch(
     assert seen == [0, 2][:there]
     (path,) = (path for path in left(spool) if not path.startswith("batches/"))
     reason = str(reports.read_why(spool, path)["reason"])
-    assert reason == [
-        "line 2 takes 1000 bytes or more",
-        f"line 2 of batch {BATCH_ID}: not a JSON object",
-    ][there - 1]
+    assert (
+        reason
+        == [
+            "line 2 takes 1000 bytes or more",
+            f"line 2 of batch {BATCH_ID}: not a JSON object",
+        ][there - 1]
+    )
 
 
 @pytest.mark.parametrize("args", ["{}", '{"count":"x"}', '{"count":true}'])

@@ -567,3 +567,25 @@ def test_a_timer_takes_no_key(spooler: Spooler) -> None:
 
     with pytest.raises(UsageError, match="a timer takes no key="):
         spooler.timer(5, key="k")(tick)
+
+
+@pytest.mark.parametrize("moment", [60, "60", -5, "1999-12-31T23:59Z"])
+def test_expires_in_the_past_is_refused(moment: Any) -> None:
+    with pytest.raises(UsageError, match="that moment is over"):
+        spool(name="late", expires=moment)(add)
+    with pytest.raises(UsageError, match="that moment is over"):
+        Spooler("x").call("late", expires=moment)
+
+
+def test_a_soft_limit_is_below_the_hard_one() -> None:
+    with pytest.raises(UsageError, match="soft_timeout=5 cannot be"):
+        spool(name="limited", soft_timeout=5, hard_timeout=2)(add)
+    with pytest.raises(UsageError, match="it takes less than hard_timeout=5"):
+        Spooler("x").call("limited", soft_timeout=5, hard_timeout=5)
+
+
+@pytest.mark.parametrize("rows", [None, "abc", {"a": 1}, 7])
+def test_map_wants_many_arguments(rows: Any) -> None:
+    made = spool(name="mapped")(add)
+    with pytest.raises(UsageError, match="map takes the arguments of many tasks"):
+        made.map(rows)

@@ -149,7 +149,7 @@ def nested(depth: int) -> object:
         ("\ud800", "its result cannot be written in JSON: UnicodeEncodeError"),
         ({(1, 2): 3}, "its result cannot be written in JSON: "),
         (nested(100_000), "its result cannot be written in JSON: RecursionError"),
-        ("x" * 1024 * 1024, "its result takes 1048578 bytes, and 1048576 are kept"),
+        ("x" * 1024 * 1024, "its result takes 1048578 bytes"),
     ],
     ids=["object", "function", "hostile", "surrogate", "key", "deep", "large"],
 )

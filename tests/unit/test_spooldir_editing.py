@@ -269,6 +269,28 @@ def test_a_key_stays_with_the_old_file_after_an_error(
     assert os.stat(key).st_nlink == 2
 
 
+def test_a_key_stays_with_a_task_that_is_moved_away_in_that_instant(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = put_keyed(spool)
+    real = ToldOS().rename
+
+    def rename(source: str, target: str, **fds: int) -> None:
+        if target == f"held/{name}" and source.startswith("held/."):
+            spool.move(target, name)
+        real(source, target, **fds)
+
+    told = ToldOS()
+    vars(told)["rename"] = rename
+    monkeypatch.setattr(editing, "os", told)
+    with pytest.raises(NotFoundError, match="has just changed or moved it"):
+        editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    key = Path(spool.path, keys.key_path("t", "k"))
+    assert key.samefile(Path(spool.path, path_of(name)))
+    assert whole(spool).keys() == {path_of(name)}
+
+
 def test_a_key_that_cannot_be_changed_leaves_all_as_it_was(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -461,6 +461,18 @@ def test_sweep_finds_a_left_over_behind_many_that_are_none(
     assert sweep(spool, clock) == 2
 
 
+def test_what_is_young_does_not_hide_a_left_over_for_ever(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_MAX", 3)
+    place(spool, "tmp/old")
+    clock = real_clock()
+    clock.advance(TMP_MAX_AGE + 10)
+    for number in range(20):
+        os.utime(place(spool, f"tmp/{number}"), (clock.now_us() / 1e6,) * 2)
+    assert sum(sweep(spool, clock) for _ in range(200)) == 1
+
+
 def test_one_sweep_does_a_bounded_amount_of_work(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,22 @@ def test_a_name_of_entries_is_kept_for_batches() -> None:
     with pytest.raises(UsageError, match="batches"):
         decorators.spool(name="_batch")(lambda: None)
     assert BATCH == "_batch"
+
+
+def test_a_batch_for_another_spool_stays_in_the_test_too(
+    spool: LocalSpool, tmp_path: Path
+) -> None:
+    seen: list[int] = []
+    elsewhere = Spooler(tmp_path / "production")
+    made = elsewhere.spool(name="collect")(lambda number: seen.append(number))
+    batch = made.map(range(5))
+    assert not (tmp_path / "production").exists()
+    spool.run()
+    assert seen == [0, 1, 2, 3, 4]
+    assert batch.wait(1) is None
+
+
+def test_waiting_for_a_task_that_nobody_runs_ends(spool: LocalSpool) -> None:
+    handle = Spooler().put("nobody_knows_this")
+    with pytest.raises(TimeoutError, match="has not ended in"):
+        handle.wait(0.05)

@@ -690,7 +690,7 @@ def test_an_await_that_is_cancelled_in_its_search_leaves_nothing_open(
 ) -> None:
     searching, go_on, done = Event(), Event(), Event()
     name = put(spool)
-    real = waiting.track_anywhere
+    real = tracking.track_anywhere
 
     def slow(*args: Any) -> Any:
         searching.set()
