@@ -287,7 +287,7 @@ class Daemon:
                 return
             self._enforce_grace()
             wait = min(wait, max(0.0, self._stop_at - CLOCK.monotonic()))
-        elif self._forker.gone:
+        elif self._forker.gone and self._coming is None:
             wait = min(wait, max(0.0, self._restart_at - CLOCK.monotonic()))
         if self._changes is not None:
             wait = min(wait, self._changes.next_moment())

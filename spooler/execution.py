@@ -438,4 +438,7 @@ BATCH_ENTRY: Final = Entry(BATCH, _batch, Kind.TASK, Arguments(_batch, BATCH))
 def _is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:
     if options.expires is None or claim.name.attempt:
         return False
-    return parse_at(options.expires, task.mtime_ns // 1000) < CLOCK.now_us()
+    try:
+        return parse_at(options.expires, task.mtime_ns // 1000) < CLOCK.now_us()
+    except ValueError:  # it was a moment when it was read, but +N may be too late now
+        return False

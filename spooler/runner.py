@@ -10,7 +10,9 @@ import traceback
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final
+
+import msgspec
 
 from .arguments import BodyKind
 from .clock import CLOCK
@@ -142,7 +144,7 @@ def _failure(error: BaseException) -> Outcome:
     return Outcome(Verdict.RETRY, _line(error), "exception", text)
 
 
-class _Call(NamedTuple):
+class _Call(msgspec.Struct):
     """A function with its arguments.
 
     Attributes:
@@ -187,6 +189,8 @@ def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> _Call:
 
 def _finish(result: object, wait: Wait) -> object:
     """Run what a function left to be run."""
+    if result is None:
+        return None
     if inspect.iscoroutine(result):
         return wait(result)
     if inspect.isgenerator(result) or inspect.isasyncgen(result):

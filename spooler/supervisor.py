@@ -111,6 +111,7 @@ class Supervisor:
         self._draining = False
         self._spawn_at = 0.0
         self._spawn_pause = 0.0
+        self._spawns_later = False
 
     # -- workers ----------------------------------------------------------------
 
@@ -135,11 +136,13 @@ class Supervisor:
         """Start the workers that are missing."""
         self._recycle()
         now = self._clock.monotonic()
+        self._spawns_later = forker.gone or forker.asked >= ASK_MAX  # we hear of it
         if self._draining or now < self._spawn_at or forker.gone:
             return
         active = sum(not worker.draining for worker in self._workers.values())
         for _ in range(self._settings.workers - active):
             if forker.asked >= ASK_MAX:
+                self._spawns_later = True
                 return
             try:
                 self._start(forker)
@@ -418,7 +421,8 @@ class Supervisor:
         moments = [self._killing.next_moment(), self._dead.next_moment()]
         if not self._draining:
             moments.append(self._parking.next_moment())
-            if len(self._workers) < self._settings.workers:
+            missing = len(self._workers) < self._settings.workers
+            if missing and not self._spawns_later:
                 moments.append(self._spawn_at)
         if any(not w.in_flight and w.room for w in self._workers.values()):
             for worker in self._workers.values():

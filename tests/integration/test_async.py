@@ -442,3 +442,15 @@ def test_a_backend_that_is_not_there_is_refused(box: Box) -> None:
     daemon = box.launch(command)
     assert daemon.wait() == 2
     assert "'curio' is not one of 'asyncio', 'trio'" in daemon.text()
+
+
+def test_workers_that_have_done_enough_do_not_pile_up(box: Box) -> None:
+    for number in range(12):
+        box.put("block", text=str(number))
+    box.start("--max-tasks", "1", "--threads", "3", imports=APP)
+    wait_until(lambda: len(box.lines("begun")) >= 4)
+    assert stays(lambda: len(box.workers()) <= 2, seconds=0.5)
+    assert len(box.lines("begun")) <= 4
+    box.open()
+    wait_until(box.is_empty)
+    assert len(box.lines()) == 12

@@ -183,3 +183,21 @@ def test_threads_run_batches_too(box: Box) -> None:
     assert batch.wait(timeout=30) is None
     assert numbers(box) == Counter(range(200))
     wait_until(lambda: is_over(box))
+
+
+def test_a_worker_is_replaced_after_so_many_lines_with_options(box: Box) -> None:
+    put(box, "limited_line", range(20))
+    daemon = box.burst("--max-tasks", "5", imports=MODULES)
+    assert set(numbers(box)) == set(range(20))
+    assert daemon.text().count("recycle worker=") >= 3
+
+
+def test_a_batch_in_threads_that_is_killed_leaves_no_line_behind(box: Box) -> None:
+    batch = put(box, "slow_line", range(2000))
+    daemon = box.start("--threads", "2", imports=MODULES)
+    wait_until(lambda: len(box.lines()) > 5)
+    (box.spool / "kill" / batch.id).touch()
+    wait_until(lambda: not box.names("kill") and box.is_empty())
+    assert len(box.failed()) == 1
+    assert "Killed" not in daemon.text()
+    assert "died" not in daemon.text()

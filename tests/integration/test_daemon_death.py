@@ -329,6 +329,8 @@ def test_a_worker_that_died_while_it_was_handed_a_name_is_let_go(
     while not forker.gone:
         loop.wait(LIMIT)
     assert supervisor.empty
+    supervisor.spawn(forker)
+    assert supervisor.next_moment() is None  # until there is another template
     loop.remove(forker.fileno())
     loop.wait(0)
     forker.close()

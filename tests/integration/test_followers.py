@@ -93,10 +93,19 @@ def test_a_followers_moment_counts_from_the_end_of_its_parent(box: Box) -> None:
 
 
 def test_a_task_that_was_not_run_in_time_puts_its_failure(box: Box) -> None:
-    handle = box.later("ends", {"expires": 1, "on_failure": "last", "then": "fails"})
+    handle = box.later(
+        "ends", {"expires": "+0.001s", "on_failure": "last", "then": "fails"}
+    )
     box.burst(imports=IMPORTS)
     assert ran(box) == [(follower(handle, "on_failure"), handle.id, "0")]
     assert box.why()["reason"] == "expired"
+
+
+def test_a_task_may_have_more_time_than_there_are_moments(box: Box) -> None:
+    handle = box.later("ends", {"expires": "+9000000000", "then": "last"})
+    daemon = box.burst(imports=IMPORTS)
+    assert ran(box) == [(follower(handle), handle.id, "0")]
+    assert " died" not in daemon.text()
 
 
 @pytest.mark.parametrize("how", ["timeout", "killed"])

@@ -1068,3 +1068,18 @@ def test_many_paused_names_in_front_do_not_slow_down_the_others(
     assert perf_counter() - began < 2.0 * FACTOR
     assert not is_due(watching)
     watching.watch.close()
+
+
+def test_nobody_wakes_up_for_a_task_that_nobody_had_room_for(
+    server: Server, clock: FakeClock
+) -> None:
+    due_us = NOW_US + 5_000_000
+    put(server.spool, make_name(due_us))
+    server.backlog.stale = True
+    assert server.take() == []
+    server.backlog.forget_past()
+    assert (server.backlog.next_due_us or 0) == due_us
+    clock.advance(6)
+    server.backlog.forget_past()
+    assert not server.backlog.next_due_us
+    assert len(server.take()) == 1

@@ -228,3 +228,55 @@ def test_a_put_is_awaited_in_any_loop(
     handle = anyio.run(call.aspool, backend=backend)
     assert handle.task == "later"
     assert len(list(spool.waiting())) == 1
+
+
+def test_the_limit_of_a_run_that_has_ended_is_over_when_the_next_begins(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    first, second = (put(spool, "now", text=text) for text in "ab")
+
+    def script(play: Play) -> None:
+        for path in (first, second):
+            play.channel.send([path])
+            play.wait(path)
+
+    lines = play(hard_timeout=60.0).run(script)
+    at = lines.index(f"!limit 0 {first}")
+    assert lines[at + 1] == f"!limit 60.0 {second}"
+
+
+def test_a_name_that_is_handed_out_twice_is_told_once(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    path = put(spool, "later", text="", seconds=0.3)
+
+    def script(play: Play) -> None:
+        play.channel.send([path, path])
+        play.wait(f"!run {path}")
+        play.channel.send([path])
+
+    lines = play().run(script)
+    assert lines.count(path) == 1
+    assert lines.index(path) > lines.index(f"!run {path}")
+    assert f"!back {path}" not in lines
+
+
+def test_a_worker_that_has_done_enough_asks_before_it_leaves(
+    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    long = put(spool, "later", text="long", seconds=0.5)
+    short = put(spool, "later", text="short")
+
+    def script(play: Play) -> None:
+        play.channel.send([long])
+        play.wait("!recycle")
+        play.channel.send([short])
+        assert registered == []
+        play.channel.send(["!stay"])
+        play.wait(short)
+        assert registered == ["short"]
+        assert "!leave" not in play.lines
+
+    lines = play(max_tasks=1).run(script)
+    assert registered == ["short", "long"]
+    assert lines.count("!recycle") == 1

@@ -115,3 +115,10 @@ def test_a_size_is_digits_and_a_letter(text: str, size: int) -> None:
 def test_another_text_is_no_size(text: str) -> None:
     with pytest.raises(UsageError, match="it takes a size such as 200M"):
         parse_rss(text)
+
+
+def test_a_batch_that_runs_is_no_run_that_has_ended(clock: FakeClock) -> None:
+    recycling = Recycling(0, 1, clock)
+    assert recycling.look_in(0, 1) is None
+    assert not recycling.is_due(0, 1)
+    assert recycling.is_due(2, 1)
