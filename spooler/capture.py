@@ -19,12 +19,17 @@ from typing import Any, Final, Protocol, TextIO
 
 import msgspec
 
+from .clock import CLOCK
 from .config import KeepLog
 from .current import CURRENT
 from .logs import RunLines
 from .spooldir import SpoolDir, runlogs
 
 _IOLBF: Final = 1
+
+LOOK_EVERY: Final = 0.002
+"""Seconds between two looks for what only C code or a child process has printed, after
+runs that have succeeded. If a run fails sooner, its log begins with that."""
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +64,10 @@ class Capture(Protocol):
         """
         ...
 
+    def rest(self) -> None:
+        """Pass on what was left for a moment in which nothing runs."""
+        ...
+
     def close(self) -> None:
         """Catch no more; leave nothing behind."""
         ...
@@ -90,27 +99,36 @@ class _Raw(io.FileIO):
 
     Args:
         other: -1 for nowhere: what cannot be written is dropped.
+        said: Called when something is written.
     """
 
-    def __init__(self, fd: int, other: int) -> None:
+    def __init__(self, fd: int, other: int, said: Callable[[], None]) -> None:
         super().__init__(fd, "w", closefd=False)
         self._other = other
+        self._said = said
 
     def write(self, data: Any, /) -> int:
         """Write; a full disk must not make a function fail that only prints."""
+        self._said()
         try:
             return super().write(data)
         except OSError:
             return len(data) if self._other < 0 else os.write(self._other, data)
 
 
-def _text(fd: int, other: int, like: TextIO) -> io.TextIOWrapper:
+def _text(
+    fd: int, other: int, like: TextIO, said: Callable[[], None]
+) -> io.TextIOWrapper:
     return io.TextIOWrapper(
-        io.BufferedWriter(_Raw(fd, other)),
+        io.BufferedWriter(_Raw(fd, other, said)),
         encoding=like.encoding,
         errors=like.errors,
         line_buffering=True,
     )
+
+
+def _nothing() -> None:
+    """Take no note."""
 
 
 def _flush() -> None:
@@ -184,6 +202,8 @@ class FileCapture:
         self._keep_all = keep_all
         self._fd = -1
         self._runs = False
+        self._said = False
+        self._look_at = 0.0
         self._saved: list[int] = []
         self._streams: tuple[TextIO, TextIO] | None = None
         self._logging: _Logging | None = None
@@ -208,19 +228,23 @@ class FileCapture:
         os.dup2(self._fd, 2)
         output, errors = self._saved
         self._streams = stdout, stderr
-        self._logging = _Logging(_text(errors, -1, stderr), self._write)
+        self._logging = _Logging(_text(errors, -1, stderr, _nothing), self._write)
         for name, fd, old, saved in (
             ("stdout", 1, stdout, output),
             ("stderr", 2, stderr, errors),
         ):
             if getattr(sys, name) is old:  # or user code has its own, and keeps it
-                setattr(sys, name, _text(fd, saved, old))
+                setattr(sys, name, _text(fd, saved, old, self._note))
         if not faulthandler.is_enabled():
             faulthandler.enable(2)
         return True
 
+    def _note(self) -> None:
+        self._said = True
+
     def _write(self, line: bytes) -> None:
         if self._runs:
+            self._said = True
             runlogs.append(self._fd, line)
 
     def begin(self, task_id: str, attempt: int) -> None:
@@ -237,6 +261,18 @@ class FileCapture:
             sys.stderr.flush()
         except (AttributeError, ValueError, OSError):
             _flush()
+        if succeeded and not keep and not self._keep_all and not self._said:
+            # What C code or a child has printed can wait for the next look.
+            now = CLOCK.monotonic()
+            if now < self._look_at:
+                return 0
+            self._look_at = now + LOOK_EVERY
+        return self._take(task_id, attempt, succeeded=succeeded, keep=keep)
+
+    def _take(
+        self, task_id: str, attempt: int, *, succeeded: bool, keep: bool | None
+    ) -> int:
+        self._said = False
         try:
             if self._fd < 0 or not os.lseek(self._fd, 0, os.SEEK_END):
                 return 0
@@ -250,6 +286,12 @@ class FileCapture:
         if problem is not None:
             log.warning("cannot keep the log of task=%s: %s", task_id, problem)
         return kept
+
+    def rest(self) -> None:
+        """Pass on what C code or a child of a short run has printed."""
+        if self._look_at:
+            self._look_at = 0.0
+            self._take("", 0, succeeded=True, keep=False)
 
     def close(self) -> None:
         """Catch no more; pass on what was printed since the last run."""
@@ -413,6 +455,9 @@ class RoutedCapture:
                 wanted=wanted,
             )
         return 0
+
+    def rest(self) -> None:
+        """Do nothing: each run's output was passed on at its end."""
 
     def close(self) -> None:
         """Catch no more."""

@@ -71,9 +71,6 @@ class Endings:
             ending = self._retry_or_fail(ending)
         self.settle(ending)
         # Refused or not, it runs no more: what else waits may make room.
-        self._report(ending)
-
-    def _report(self, ending: Ending) -> None:
         if ending.path is not None:
             self.settled.append(ending.path)
 
@@ -121,20 +118,24 @@ class Endings:
         for _ in range(len(self.refused)):
             ending = self.refused.popleft()
             self.settle(ending)
-            self._report(ending)
+            if ending.path is not None:
+                self.settled.append(ending.path)
 
     def _settle(self, ending: Ending) -> None:
         claim, outcome = ending.claim, ending.outcome
+        if outcome.verdict is Verdict.ACK and ending.options is NO_OPTIONS:
+            self.claims.ack(claim)  # what most tasks come to
+            if log.isEnabledFor(logging.INFO):
+                now_us = CLOCK.now_us()
+                tell(claim, outcome, now_us - (ending.started_us or now_us), now_us)
+            return
         now_us = CLOCK.now_us()
         later = outcome.after is not None
         due_us = now_us + int((outcome.after or 0.0) * 1e6)
         started_us = ending.started_us
         match outcome.verdict:
             case Verdict.ACK:
-                if ending.options is NO_OPTIONS:
-                    self.claims.ack(claim)
-                else:
-                    self._end(ending, lambda: self.claims.ack(claim), now_us)
+                self._end(ending, lambda: self.claims.ack(claim), now_us)
             case Verdict.AGAIN:
                 self.claims.again(claim, due_us=due_us)
             case Verdict.RELEASE:

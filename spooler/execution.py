@@ -145,17 +145,15 @@ class Execution:
             entry = BATCH_ENTRY
         try:
             task = self.claims.read(claim)
-        except CorruptError as error:
-            outcome = Outcome(Verdict.REJECT, error.reason)
+        except (CorruptError, OSError) as error:
+            outcome = self._unreadable(error)
             self.endings.conclude(Ending(path, claim, outcome, entry))
             return None
-        except OSError as error:
-            self._look_for_leaks()
-            text = f"cannot be read now: {error}"
-            outcome = Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
-            self.endings.conclude(Ending(path, claim, outcome, entry))
-            return None
-        options = over(task.header.options, entry.run if entry else NO_OPTIONS)
+        options = entry.run if entry else NO_OPTIONS
+        if task.header.options is not None:
+            options = over(task.header.options, options)
+        if entry is not None and entry.limits is None and options.expires is None:
+            return self.prepare(path, claim, task, entry, options, started_us)
         if _is_expired(options, claim, task):
             outcome = Outcome(Verdict.FAIL, "it was not begun in time", "expired")
         elif entry is None:
@@ -176,6 +174,13 @@ class Execution:
             return None
         self.endings.conclude(Ending(path, claim, outcome, entry, options))
         return None
+
+    def _unreadable(self, error: CorruptError | OSError) -> Outcome:
+        if isinstance(error, CorruptError):
+            return Outcome(Verdict.REJECT, error.reason)
+        self._look_for_leaks()
+        text = f"cannot be read now: {error}"
+        return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
 
     def prepare(
         self,
@@ -237,16 +242,19 @@ class Execution:
 
     def announce(self, run: Run) -> None:
         """Tell those who must know that a run begins now."""
+        if self._over or run.hard_timeout is not None:
+            self._tell_limits(run)
+        if self._capture is not None and run.entry is not BATCH_ENTRY:
+            name = run.claim.name
+            self._capture.begin(name.id, name.attempt + 1)
+
+    def _tell_limits(self, run: Run) -> None:
         # That the last one has ended is told later: its limit must not end this one.
         over, self._over = self._over, []
         lines = [f"!limit 0 {path}" for path in over]
         if run.hard_timeout is not None:
             lines.append(f"!limit {run.hard_timeout} {run.path}")
-        if lines:
-            self.tell(lines)
-        if self._capture is not None and run.entry is not BATCH_ENTRY:
-            name = run.claim.name
-            self._capture.begin(name.id, name.attempt + 1)
+        self.tell(lines)
 
     def call(
         self,
@@ -317,7 +325,8 @@ class Execution:
         """Settle a task that was run."""
         if run.entry is not BATCH_ENTRY:
             self.end_output(run, outcome)
-            outcome = self.complete(run.task, outcome)
+            if outcome.verdict is not Verdict.ACK:
+                outcome = self.complete(run.task, outcome)
         run.task.close()
         if run.hard_timeout is not None:
             self._over.append(run.path)
@@ -347,6 +356,11 @@ class Execution:
             succeeded = outcome.verdict not in (Verdict.RETRY, Verdict.FAIL)
             keep = run.options.keep_log
             self._capture.end(name.id, name.attempt + 1, succeeded=succeeded, keep=keep)
+
+    def rest(self) -> None:
+        """Do what was left for when there is nothing to run."""
+        if self._capture is not None:
+            self._capture.rest()
 
     def _look_for_leaks(self) -> None:
         """Notice whether tasks have left no descriptor to work with."""

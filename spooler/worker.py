@@ -83,6 +83,7 @@ class Worker:
                 self._receive(0)
             else:
                 self._report()
+                execution.rest()
                 self._receive(self._patience())
             if execution.endings.refused:
                 execution.endings.settle_refused()
