@@ -15,7 +15,7 @@ demo: .venv-demo/ready
 	.venv-demo/bin/python examples/thumbnails/demo.py
 
 test: check
-	.venv/bin/pytest -n 2 --dist worksteal
+	.venv/bin/pytest -n 4 --dist worksteal
 
 check: .venv/ready
 	.venv/bin/ruff check .
