@@ -15,6 +15,7 @@ demo: .venv-demo/ready
 	.venv-demo/bin/python examples/thumbnails/demo.py
 
 test: check
+	.venv/bin/python -m compileall -q spooler  # hundreds of daemons are started
 	.venv/bin/pytest -n 4 --dist worksteal
 
 check: .venv/ready
