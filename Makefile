@@ -14,8 +14,9 @@ PIP := -m pip --disable-pip-version-check --quiet
 demo: .venv-demo/ready
 	.venv-demo/bin/python examples/thumbnails/demo.py
 
+# Compiled first, since the tests start hundreds of daemons.
 test: check
-	.venv/bin/python -m compileall -q spooler  # hundreds of daemons are started
+	.venv/bin/python -m compileall -q spooler
 	.venv/bin/pytest -n 4 --dist worksteal
 
 check: .venv/ready

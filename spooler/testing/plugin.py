@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from . import LocalSpool
+from .local import LocalSpool
 
 
 @pytest.fixture

@@ -16,12 +16,11 @@ from spooler import (
     current_task,
     decorators,
     registry,
-    testing,
 )
 from spooler.clock import CLOCK
 from spooler.errors import TaskFailed
 from spooler.task import BATCH
-from spooler.testing import LocalSpool
+from spooler.testing import LocalSpool, local
 
 
 @pytest.fixture(name="spool")
@@ -176,7 +175,7 @@ def test_an_unknown_task_is_released_and_not_looked_at_again(
 def test_tasks_that_put_themselves_for_ever_are_an_error(
     spool: LocalSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(testing, "RUNS_MAX", 5)
+    monkeypatch.setattr(local, "RUNS_MAX", 5)
 
     @decorators.spool(name="breed")
     def breed() -> None:
