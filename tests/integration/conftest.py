@@ -18,8 +18,10 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
 from spooler import Handle, Spooler
+from spooler.cli.spool import main
 from spooler.spooldir import SpoolDir
 
 from .. import helpers
@@ -358,3 +360,26 @@ def box(tmp_path: Path) -> Iterator[Box]:
         yield made
     finally:
         made.close()
+
+
+Cli = Callable[..., Result]
+"""The command ``spool`` in this process; its standard input is ``stdin``."""
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> SpoolDir:
+    """A new spool, with syncs: for commands."""
+    made = SpoolDir(tmp_path / "spool")
+    made.create()
+    return made
+
+
+@pytest.fixture
+def cli(spool: SpoolDir, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Run the command ``spool`` on the test's spool."""
+    monkeypatch.setenv("SPOOL_DIR", spool.path)
+
+    def run(*args: str, stdin: str | bytes = "") -> Result:
+        return CliRunner().invoke(main, args, input=stdin)
+
+    return run

@@ -7,41 +7,20 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
-from spooler.cli.spool import main
 from spooler.codec import decode
 from spooler.spooldir import SpoolDir
 from spooler.task import BATCH, MAX_HEADER, Name
 
 from ..helpers import FACTOR
+from .conftest import Cli
 
 SPOOL = str(Path(sys.executable).parent / "spool")
 ID = "8c1f42d09ab3e617"
 LINE = b'{"task":"resize","args":{"width":200}}\n'
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> SpoolDir:
-    made = SpoolDir(tmp_path / "spool")
-    made.create()
-    return made
-
-
-@pytest.fixture
-def cli(spool: SpoolDir, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("SPOOL_DIR", spool.path)
-
-    def run(*args: str, stdin: str | bytes = "") -> Result:
-        return CliRunner().invoke(main, args, input=stdin)
-
-    return run
 
 
 def body_of(spool: SpoolDir) -> tuple[Name, bytes, bytes]:

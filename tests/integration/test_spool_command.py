@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,30 +28,12 @@ from spooler.spooldir.repair import Found
 from spooler.task import Name, Outcome, State, Verdict
 
 from ..helpers import FACTOR, wait_until
+from .conftest import Cli
 
 SPOOL = str(Path(sys.executable).parent / "spool")
 ID = "8c1f42d09ab3e617"
 OTHER = "8c1f42d09ab3e618"
 HOSTILE = "evil\x1b[2J\nfailed \u202e.12345678"
-
-Cli = Callable[..., Result]
-
-
-@pytest.fixture
-def spool(tmp_path: Path) -> SpoolDir:
-    made = SpoolDir(tmp_path / "spool")
-    made.create()
-    return made
-
-
-@pytest.fixture
-def cli(spool: SpoolDir, monkeypatch: pytest.MonkeyPatch) -> Cli:
-    monkeypatch.setenv("SPOOL_DIR", spool.path)
-
-    def run(*args: str, stdin: str | bytes = "") -> Result:
-        return CliRunner().invoke(main, args, input=stdin)
-
-    return run
 
 
 @pytest.fixture
