@@ -315,7 +315,8 @@ class Box:
 
     def is_empty(self) -> bool:
         """Tell whether no task waits and none runs."""
-        return not self.waiting() and not self.running()
+        # Twice, since a retry goes from the one to the other between two looks.
+        return not (self.running() or self.waiting() or self.running())
 
     def is_left_clean(self) -> bool:
         """Tell whether no process has left a trace in the spool."""
