@@ -13,14 +13,22 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from spooler.task import DEFAULT_PRIORITY
+
 from . import tasks
 
 Result = dict[str, Any]
 Work = Callable[[], Result]
 
 IN_MOVED_TO: Final = 0x80
-PAUSE: Final = 0.002
+PAUSE: Final = 0.010
 """Seconds between two puts of which the latency is measured: all is idle again."""
+
+MINUTE: Final = 60_000_000
+"""The µs of a minute."""
+
+LOOK: Final = 0.002
+"""Seconds between two looks whether it has begun: later than it usually does."""
 
 GIVE_UP: Final = 10.0
 """Seconds after which a task that has not begun is lost."""
@@ -124,6 +132,45 @@ def put(first: int, count: int, *, sync: bool) -> Work:
     return lambda: timed(count, work)
 
 
+def write(folder: str, first: int, count: int, begin: int, step: int) -> Work:
+    """Write tasks of which task n is due at ``begin + n * step``, in µs.
+
+    Straight into the minute folders, as in docs/format.md, and so in a third of the
+    time: a crowd of which not the enqueueing is measured.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+
+    def work() -> None:
+        last, path = -1, ""
+        for n in range(first, first + count):
+            due = begin + n * step
+            if due // MINUTE != last:
+                last = due // MINUTE
+                minute = time.strftime("%Y%m%dT%H%M", time.gmtime(last * 60))
+                path = f"{folder}/{DEFAULT_PRIORITY}/{minute}"
+                os.makedirs(path, 0o700, exist_ok=True)
+            name = f"{due:016d}.{DEFAULT_PRIORITY}.0.{n:016x}.noop"
+            fd = os.open(f"{path}/{name}", flags, 0o600)
+            os.write(fd, b'{"task":"noop","args":{"n":%d,"note":"hello"}}\n' % n)
+            os.close(fd)
+
+    return lambda: timed(count, work)
+
+
+def put_until(first: int, count: int, stop: int) -> Work:
+    """Put tasks until task ``stop`` has a mark, at most so many."""
+
+    def work() -> Result:
+        begin = time.monotonic_ns()
+        n = first
+        while n < first + count and not tasks.CELLS[2 * stop]:
+            tasks.noop.spool(n=n, note="hello")
+            n += 1
+        return {"begin": begin, "end": time.monotonic_ns(), "count": n - first}
+
+    return work
+
+
 # -- latency --------------------------------------------------------------------
 
 
@@ -156,7 +203,7 @@ def latency(how: str, folder: str, count: int) -> Work:
         for n in range(count):
             begin = one(n)
             while not tasks.CELLS[2 * n]:
-                time.sleep(PAUSE)
+                time.sleep(LOOK)
                 if time.monotonic_ns() - begin > GIVE_UP * 1e9:
                     raise SystemExit(f"task {n} did not begin in {GIVE_UP} s")
             time.sleep(PAUSE)
@@ -171,6 +218,8 @@ ROLES: Final[dict[str, Callable[..., Work]]] = {
     "bare_take": bare_take,
     "bare_watch": bare_watch,
     "put": put,
+    "put_until": put_until,
+    "write": write,
     "latency": latency,
 }
 

@@ -27,3 +27,18 @@ def open_ledger(path: str | None) -> Cells:
         return memoryview(bytearray(16)).cast("Q")
     with open(path, "r+b") as file:
         return memoryview(mmap.mmap(file.fileno(), 0)).cast("Q")
+
+
+def clear(cells: Cells) -> None:
+    """Take all marks away."""
+    cells.cast("B")[:] = bytes(cells.nbytes)
+
+
+def runs(cells: Cells, first: int, end: int) -> list[int]:
+    """Return how often each of these tasks ran."""
+    return cells[2 * first : 2 * end : 2].tolist()
+
+
+def times(cells: Cells, first: int, end: int) -> list[int]:
+    """Return when each of these tasks last began, in monotonic ns."""
+    return cells[2 * first + 1 : 2 * end : 2].tolist()

@@ -16,8 +16,14 @@ from pathlib import Path
 from typing import Final
 
 MEMORY: Final = Path("/dev/shm")
-IMAGE_MIB: Final = 3072
-IMAGE_INODES: Final = 400_000
+IMAGE: Final = 16 << 30
+"""Room for two million tasks of a block each, and as much again; the file is sparse."""
+
+IMAGE_INODES: Final = 2_600_000
+
+BLOCK: Final = 4096
+SMALL_FILE: Final = 6 * 1024
+"""Bytes of memory that a file of a block takes on tmpfs, inode and name and all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,21 @@ class Place:
     path: Path
     what: str
     is_disk: bool
+
+    def room(self) -> int:
+        """Return how many more small files it can hold."""
+        free = os.statvfs(self.path)
+        rooms = [free.f_bavail * free.f_frsize // BLOCK]
+        if free.f_files:  # some file systems have as many as one likes
+            rooms.append(free.f_favail)
+        if not self.is_disk:
+            rooms.append(_memory() // SMALL_FILE)
+        return min(rooms)
+
+    def settle(self) -> None:
+        """Let the disk take what was written, so that it does not do so meanwhile."""
+        if self.is_disk:
+            os.sync()
 
 
 def in_memory(stack: ExitStack) -> Place | None:
@@ -58,6 +79,14 @@ def on_disk(stack: ExitStack, given: Path | None) -> Place:
     return Place(name, path, describe(path), is_disk=True)
 
 
+def _memory() -> int:
+    """Return the bytes of memory that nobody needs."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
 def _fresh(stack: ExitStack, parent: Path | None) -> Path:
     path = Path(tempfile.mkdtemp(prefix="spooler-bench-", dir=parent))
     stack.callback(shutil.rmtree, path, ignore_errors=True)
@@ -68,8 +97,9 @@ def _loop_mount(stack: ExitStack) -> Path | None:
     folder = _fresh(stack, None)
     image, point = folder / "image", folder / "mount"
     point.mkdir()
+    free = os.statvfs(folder)
     with open(image, "wb") as file:
-        file.truncate(IMAGE_MIB << 20)
+        file.truncate(min(IMAGE, free.f_bavail * free.f_frsize * 9 // 10))
     made_at_once = "lazy_itable_init=0,lazy_journal_init=0"
     inodes = str(IMAGE_INODES)
     make = ["mkfs.ext4", "-q", "-F", "-N", inodes, "-E", made_at_once, str(image)]

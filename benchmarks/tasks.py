@@ -1,7 +1,6 @@
 """The tasks that are run."""
 
 import os
-import signal
 import time
 from typing import Final
 
@@ -26,8 +25,7 @@ def noop_safe(n: int, note: str) -> None:
 
 
 @spool(durability="fast")
-def block(n: int, note: str) -> None:
-    """Leave a mark and never return."""
-    noop(n, note)
-    while True:
-        signal.pause()
+def signed(n: int, beyond: int) -> None:
+    """Leave a mark, and elsewhere in the ledger the number of the process."""
+    noop(n, "")
+    CELLS[2 * (n + beyond)] = os.getpid()

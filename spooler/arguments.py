@@ -27,6 +27,7 @@ from typing import IO, Any, BinaryIO, Final, get_args, get_origin
 
 import msgspec
 
+from .codec import MAX_DEPTH
 from .errors import ArgumentsError, UsageError
 from .hints import (
     ANYTHING,
@@ -54,6 +55,12 @@ if sys.version_info >= (3, 14):  # pragma: no cover (hints wait until they are r
 
 _FILES: Final = (BinaryIO, IO, IO[bytes], io.BufferedIOBase, io.BufferedReader)
 _PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
+
+_PLAIN_HINTS: Final = (str, int, bool, str | None, int | None, bool | None)
+"""What is of one of these is in JSON what it was, and there is only one way."""
+
+_convert: Final = msgspec.convert
+_to_json: Final = ENCODER.encode
 
 _NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
@@ -97,8 +104,12 @@ class Arguments:
         text = public(text)
         self.signature = " ".join(re.sub(r": '([^']*)'", r": \1", text).split())
         self._body, self._wants_dict = BodyKind.NONE, False
+        self._takes_names = False
         self._rest: object = None
+        self._plain: type[msgspec.Struct] | None = None
         self._decoders: tuple[msgspec.json.Decoder[msgspec.Struct], ...] = ()
+        self._whole: msgspec.json.Decoder[Any] | None = None
+        self._values: Callable[[msgspec.Struct], dict[str, Any]] = fields
         with suppress(NameError):
             self._read_hints()
 
@@ -131,12 +142,20 @@ class Arguments:
         Raises:
             ArgumentsError: They do not fit the function.
         """
-        self._ready()
-        given = self._bind(args, kwargs) if args else dict(kwargs)
+        if not self._decoders:
+            self._ready()
+        given = self._bind(args, kwargs) if args else kwargs
         try:
-            raw = ENCODER.encode(given)
+            raw = _to_json(given)
         except ERRORS as exc:
             raise self._error(exc, _culprit(given)) from None
+        if self._plain is not None:
+            try:
+                _convert(given, self._plain)
+            except ERRORS:
+                pass  # find out below what it is
+            else:
+                return raw
         arrived = self._arrived(raw)
         for name, value in given.items():
             back = arrived(name)
@@ -168,6 +187,27 @@ class Arguments:
         self._ready()
         return self._load(raw, lax=True)
 
+    def decode_whole(self, data: bytes) -> dict[str, object] | None:
+        """Return the arguments by name from a whole task file that holds only them.
+
+        One step instead of ``codec.decode`` and ``decode``, for what most tasks are.
+
+        Args:
+            data: All bytes of the file.
+
+        Returns:
+            None if there is more in it, or anything wrong: those two tell.
+        """
+        if self._whole is None or (len(data) > MAX_DEPTH and not _is_flat(data)):
+            return None
+        if data[:1] != b"{" or data[-2:] != b"}\n":  # JSON allows more than a file
+            return None
+        try:
+            found = self._whole.decode(data)
+        except ERRORS:
+            return None
+        return self._values(found.args) if found.task == self._task else None
+
     def call(
         self, function: Callable[..., object], kwargs: Mapping[str, object]
     ) -> object:
@@ -175,10 +215,10 @@ class Arguments:
 
         A function that wants one dict gets ``kwargs`` itself.
         """
+        if self._takes_names:
+            return function(**kwargs)
         if self.wants_dict:
             return function(kwargs)
-        if not self._first:
-            return function(**kwargs)
         rest = dict(kwargs)
         return function(*[rest.pop(p.name, p.default) for p in self._first], **rest)
 
@@ -198,6 +238,7 @@ class Arguments:
                 holder = types.SimpleNamespace(__annotations__=note)
                 hints |= typing.get_type_hints(holder, self._globals, None, True)
             self._wants_dict = self._is_dict(hints)
+            self._takes_names = not self._wants_dict and not self._first
             for name, parameter in self._parameters.items():
                 if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
                     raise TypeError("arguments of a task have names, so no *")
@@ -221,6 +262,19 @@ class Arguments:
             msgspec.json.Decoder(struct, dec_hook=HOOKS[False]),
             msgspec.json.Decoder(struct, strict=False, dec_hook=HOOKS[True]),
         )
+        if self._rest is None and all(kind in _PLAIN_HINTS for _, kind, *_ in fields):
+            self._plain = struct
+        self._use_whole(struct)
+
+    def _use_whole(self, struct: type[msgspec.Struct]) -> None:
+        if self._rest is not None or self._body is not BodyKind.NONE:
+            return
+        whole = msgspec.defstruct(
+            "_", [("task", str), ("args", struct)], forbid_unknown_fields=True
+        )
+        self._whole = msgspec.json.Decoder(whole, strict=False, dec_hook=HOOKS[True])
+        if not struct.__struct_defaults__:
+            self._values = msgspec.structs.asdict
 
     def _is_dict(self, hints: Mapping[str, object]) -> bool:
         if len(hints) != 1 or not self._positions:
@@ -295,6 +349,11 @@ class Arguments:
 
     def _refusal(self, problem: str) -> ArgumentsError:
         return ArgumentsError(self._task, self.signature, problem)
+
+
+def _is_flat(data: bytes) -> bool:
+    """Tell whether JSON cannot be nested too deep, by its number of brackets."""
+    return data.count(b"{") + data.count(b"[") <= MAX_DEPTH
 
 
 def _globals(function: Any) -> dict[str, Any]:

@@ -1,23 +1,24 @@
 """What waits in one spool, in the order in which it is to run.
 
-Only folders whose minute has come are read, each as a whole and seldom: while it
-is being worked off, nobody looks at its directory again. A folder that is nearly
-worked off is watched instead, so that new names come one by one.
+Only folders whose minute has come are read, and seldom: while one is being worked
+off, nobody looks at its directory again. A folder with few names is watched instead,
+so that new ones come one by one.
 
 Events are hints: a name that comes twice costs the worker one rename that fails.
 """
 
-import heapq
 import logging
 import re
 from bisect import bisect_left, bisect_right, insort
 from functools import partial
 from typing import Final
 
+from .adopting import Adopting
 from .clock import CLOCK, Clock
-from .logs import escape
-from .minutes import Folder, Priority, make_folder, task_of
+from .minutes import Folder, Priority, make_folder
+from .names import Names
 from .pausing import Pausing
+from .slices import Slices
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.pauses import FOLDER as PAUSED
@@ -26,15 +27,9 @@ from .spooldir.root import FOLDERS
 from .task import MINUTE_US, is_priority, minute_start_us
 from .wakeup import Watch
 
-NAMES_MAX: Final = 100_000
-"""Names of one folder that are held in memory, of those that were read and of those
-that came since; the rest is read again later."""
-
-WATCH_MAX: Final = 1000
-"""A folder with more names than this is not watched until they are worked off."""
-
-ADOPT_MAX: Final = 50
-"""Dropped files that are looked at in one go, so that tasks need not wait."""
+LOST_MAX: Final = 30
+"""Losses of claims, threefold, less the wins, after which names are taken from
+elsewhere."""
 
 KEEP_US: Final = 3 * MINUTE_US
 """How long a minute folder is kept, from the beginning of its minute."""
@@ -42,12 +37,6 @@ KEEP_US: Final = 3 * MINUTE_US
 KEEP_EMPTY: Final = 2.0
 """Seconds for which a folder is kept that was empty when it was found: somebody may
 have made it just now, for a task that has long been due."""
-
-LOOK_AGAIN: Final = 1.0
-"""Seconds until a dropped file that was not ready is looked at again."""
-
-LOOK_AGAIN_MAX: Final = 60.0
-"""Seconds at which the doubling of that time ends for a file that gives errors."""
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +54,14 @@ class Backlog:
     ) -> None:
         self._spool = spool
         self._watch = watch
-        self._dropped = dropped
+        self._adopting = Adopting(dropped, clock)
         self._clock = clock
         self._priorities: dict[int, Priority] = {}
         self._order: list[Priority] = []
-        self._candidates: dict[tuple[str, str], bool] = {}
-        self._unready: dict[tuple[str, str], float] = {}
-        self._trouble: dict[tuple[str, str], float] = {}
         self._closed: set[str] = set()
         self.pausing = Pausing(spool, clock)
         """What is not handed out for a while."""
+        self._slices = Slices(spool, watch, self._adopting, self.pausing, clock)
         self.stale = True
         """Whether something was missed: ``scan`` is due."""
         self.next_due_us: int | None = None
@@ -117,7 +104,7 @@ class Backlog:
         number = int(file) if is_priority(file) else -1
         if number not in self._priorities:
             if number < 0 or not self._spool.is_folder(file):
-                self._candidates[".", file] = whole
+                self._adopting.tell(".", file, whole=whole)
                 return
             priority = self._priorities[number] = Priority(number)
             insort(self._order, priority, key=lambda each: each.number)
@@ -136,7 +123,7 @@ class Backlog:
         if minute_start_us(file) is None or not self._spool.is_folder(
             f"{folder}/{file}"
         ):
-            self._candidates[folder, file] = whole
+            self._adopting.tell(folder, file, whole=whole)
         else:
             priority.known.add(file)
             insort(priority.minutes, file)
@@ -145,13 +132,11 @@ class Backlog:
         if not folder.is_native(file):
             if _UNNAMED.fullmatch(file):
                 return
-            self._candidates[folder.path, file] = whole
+            self._adopting.tell(folder.path, file, whole=whole)
         elif file in folder.in_flight:
             folder.returned.add(file)
-        elif len(folder.arrived) >= NAMES_MAX:
-            folder.unread = True
         else:
-            heapq.heappush(folder.arrived, file)
+            folder.add([file])
             self._reopen(folder)
 
     # -- pauses -----------------------------------------------------------------
@@ -169,13 +154,18 @@ class Backlog:
         return self.pausing.take_more()
 
     def _read_pauses(self) -> None:
-        """Learn what is paused; read folders again whose names were passed over."""
-        if names := self.pausing.read():
-            for priority in self._order:
-                for folder in (*priority.folders.values(), *priority.closing.values()):
-                    if not names.isdisjoint(folder.skipped):
-                        folder.unread = True
-                        self._reopen(folder)
+        """Learn what is paused; have folders read again for what has changed."""
+        before = self.pausing.now.tasks
+        resumed = self.pausing.read()
+        more = not self.pausing.now.tasks <= before
+        for priority in self._order:
+            for folder in (*priority.folders.values(), *priority.closing.values()):
+                many = more and folder.names.is_long  # to be passed over one by one
+                if many:
+                    folder.names = Names()
+                if many or not resumed.isdisjoint(folder.skipped):
+                    folder.unread = True
+                    self._reopen(folder)
 
     def _going_on(self) -> list[Priority]:
         """Return the priorities that are not paused as a whole."""
@@ -190,34 +180,8 @@ class Backlog:
 
     def adopt_some(self) -> None:
         """Adopt what others dropped: some of it, so that tasks need not wait."""
-        now = self._clock.monotonic()
-        for key, moment in list(self._unready.items()):
-            if moment <= now:
-                del self._unready[key]
-                self._candidates.setdefault(key, False)
-        for key in list(self._candidates)[:ADOPT_MAX]:
-            whole = self._candidates.pop(key)
-            if self._adopt(*key, whole=whole):
-                self._unready[key] = now + self._trouble.get(key, LOOK_AGAIN)
-            else:
-                self._unready.pop(key, None)
-
-    def _adopt(self, folder: str, file: str, *, whole: bool) -> bool:
-        try:
-            result = self._dropped.adopt(folder, file, finished=whole)
-        except OSError as error:
-            known = (folder, file) in self._trouble
-            level = logging.DEBUG if known else logging.WARNING
-            path = escape(f"{folder}/{file}")
-            log.log(level, "cannot adopt %s now: %s", path, escape(str(error)))
-            delay = self._trouble.get((folder, file), LOOK_AGAIN / 2) * 2
-            self._trouble[folder, file] = min(delay, LOOK_AGAIN_MAX)
-            return True
-        self._trouble.pop((folder, file), None)
-        if isinstance(result, str):
-            self._arrive(result)
-            return False
-        return result
+        for path in self._adopting.adopt_some():
+            self._arrive(path)
 
     def _arrive(self, path: str) -> None:
         number, minute, file = path.split("/")
@@ -232,11 +196,7 @@ class Backlog:
     @property
     def next_look(self) -> float | None:
         """Seconds until a dropped file should be looked at; None if none waits."""
-        if self._candidates:
-            return 0.0
-        if not self._unready:
-            return None
-        return max(0.0, min(self._unready.values()) - self._clock.monotonic())
+        return self._adopting.next_look
 
     @property
     def is_blind(self) -> bool:
@@ -253,7 +213,7 @@ class Backlog:
                     break
                 folder = priority.folders.get(minute)
                 name = folder.next_of(self.pausing.now.tasks) if folder else now
-                if folder and folder.unread and name is None:
+                if folder and (folder.is_listed or folder.must_be_read(name)):
                     name = now
                 if name is not None and name[:16] <= now:
                     return True
@@ -318,7 +278,8 @@ class Backlog:
 
     def _is_over(self, folder: Folder, start_us: int, now_us: int) -> bool:
         return (
-            folder.peek() is None
+            folder.is_known
+            and folder.names.peek() is None
             and start_us + KEEP_US <= now_us
             and folder.keep_until <= self._clock.monotonic()
         )
@@ -329,18 +290,18 @@ class Backlog:
         now = f"{now_us:016d}"
         while len(taken) < limit:
             name = folder.next_of(self.pausing.now.tasks)
-            if name is None:
-                if not folder.unread:
-                    return
-                self._read(folder)
-            elif name[:16] > now:
-                self._due_later(int(name[:16]))
+            if name is None or name[:16] > now:
+                if folder.must_be_read(name):
+                    self._watch_folder(folder)
+                    self._slices.begin(folder)
+                    continue
+                if name is not None:
+                    self._due_later(int(name[:16]))
                 return
-            else:
-                folder.pop()
-                folder.keep_until = 0.0
-                folder.in_flight.add(name)
-                taken.append(f"{folder.path}/{name}")
+            folder.names.pop()
+            folder.keep_until = 0.0
+            folder.in_flight.add(name)
+            taken.append(f"{folder.path}/{name}")
 
     def _due_later(self, due_us: int) -> None:
         if self.next_due_us is None or due_us < self.next_due_us:
@@ -352,57 +313,57 @@ class Backlog:
         priority.folders[minute] = folder
         return folder
 
-    def _read(self, folder: Folder) -> None:
+    def _watch_folder(self, folder: Folder) -> None:
         self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
-        names = []
-        paused = self.pausing.now.tasks
-        folder.skipped = set()
-        for name in self._list(folder):
-            if not folder.is_native(name):
-                self._candidates.setdefault((folder.path, name), False)
-            elif paused and (task := task_of(name)) in paused:
-                folder.skipped.add(task)
-            elif name not in folder.in_flight:
-                names.append(name)
-            else:  # not claimed yet, or back again: nobody may tell us later
-                folder.returned.add(name)
-        folder.unread = len(names) > WATCH_MAX
-        if folder.unread:
-            self._watch.remove(folder.path)
-        if len(names) > NAMES_MAX:
-            names = heapq.nsmallest(NAMES_MAX, names)
-        names.sort(reverse=True)
-        folder.names = names
-        folder.arrived = []
 
-    def _list(self, folder: Folder) -> list[str]:
-        """Return the names in a folder; none if it is another user's alone."""
-        try:
-            found = self._spool.names(folder.path)
-        except PermissionError as error:  # which must not hold up all the others
-            known = folder.path in self._closed
-            self._closed.add(folder.path)
-            level = logging.DEBUG if known else logging.WARNING
-            log.log(level, "cannot read folder %s: %s", folder.path, error)
-            return []
-        self._closed.discard(folder.path)
-        return found
+    @property
+    def is_reading(self) -> bool:
+        """Whether ``read_on`` has something to do."""
+        return self._slices.is_reading
+
+    def read_on(self) -> None:
+        """Read some more of a large folder, if there is one that is being read.
+
+        Raises:
+            OSError: From the file system.
+        """
+        self._slices.read_on()
 
     # -- settling ---------------------------------------------------------------
 
     def settle(self, path: str) -> None:
-        """Forget a task that a worker is done with, or could not claim."""
+        """Forget a task that a worker is done with."""
         number, minute, name = path.split("/")
         priority = self._priorities[int(number)]
         folder = priority.folders.get(minute) or priority.closing.get(minute)
         if folder is None:
             return
         folder.in_flight.discard(name)
+        folder.doubtful.discard(name)
+        folder.lost = max(0, folder.lost - 1)
         if name in folder.returned:
             folder.returned.discard(name)
+            folder.doubtful.add(name)
             self._on_name(folder, name, True)
         elif not folder.in_flight and minute in priority.closing:
             self._close(priority, minute)
+
+    def lose(self, path: str) -> None:
+        """Forget a task that somebody else was first to claim.
+
+        Where that happens often, other daemons go through the same names in the same
+        order. Then this one goes on elsewhere, and later reads the folder again.
+        """
+        number, minute, name = path.split("/")
+        folder = self._priorities[int(number)].folders.get(minute)
+        if folder and name in folder.in_flight and name not in folder.doubtful:
+            folder.lost += 3  # one more than it takes two wins to forget
+            if folder.lost > LOST_MAX:
+                folder.lost = 0
+                folder.unread = folder.has_jumped = True
+                folder.doubtful |= folder.in_flight
+                folder.names.jump(f"{self._clock.now_us() + 1:016d}")
+        self.settle(path)
 
     def give_back(self, path: str) -> bool:
         """Take back a task that a worker did not get to; tell if it was in flight."""
@@ -441,7 +402,7 @@ class Backlog:
     def _reload_later(self, priority: Priority, minute: str) -> None:
         """Something is left in it: a task that came just now, or junk."""
         folder = self._load(priority, minute)
-        self._watch.add(folder.path, partial(self._on_name, folder), self._on_lost)
+        self._watch_folder(folder)
         priority.known.add(minute)
         left = self._spool.names(folder.path)
         if any(folder.is_native(name) for name in left):
@@ -450,7 +411,7 @@ class Backlog:
         del priority.folders[minute]
         priority.closing[minute] = folder
         for name in left:
-            self._candidates.setdefault((folder.path, name), False)
+            self._adopting.find(folder.path, name)
 
     def _reopen(self, folder: Folder) -> None:
         number, minute = folder.path.split("/")

@@ -23,7 +23,7 @@ from .moments import parse_at
 from .options import RunOptions
 from .registry import REGISTRY, Entry, Kind
 from .retry import RetryPolicy, ignore_delay
-from .runner import READ_AGAIN
+from .runner import ACKED, READ_AGAIN
 from .spooldir import reports
 from .spooldir.batches import Progress
 from .spooldir.claims import Claims
@@ -41,6 +41,8 @@ LINE_MAX: Final = 16 * MAX_HEADER
 
 _SKIP: Final = 1 << 20
 _ACK: Final = Outcome(Verdict.ACK)
+"""Not ``ACKED``, which means that there is nothing besides the file."""
+
 _PLAIN: Final = frozenset({"soft_timeout", "hard_timeout", "unique_for", "if_exists"})
 
 log = logging.getLogger(__name__)
@@ -57,11 +59,20 @@ class Attention(Enum):
 class Host(Protocol):
     """What a batch asks of the worker that runs it."""
 
-    def run_line(self, claim: Claim, task: TaskFile, entry: Entry) -> Outcome:
+    def run_line(
+        self,
+        claim: Claim,
+        task: TaskFile,
+        entry: Entry,
+        values: dict[str, object] | None,
+    ) -> Outcome:
         """Run a line in place, as any task, with its time limits; settle nothing.
 
         There is no file ``claim.file``. A success has been told (logged) when it has
         returned.
+
+        Args:
+            values: Its arguments, if there is nothing else in the line.
         """
 
     def settle_line(
@@ -87,8 +98,6 @@ class Host(Protocol):
 
 class Line(TaskFile):
     """A line as a task file that has no descriptor."""
-
-    __slots__ = ()
 
     def close(self) -> None:
         """Do nothing: there is nothing to be closed."""
@@ -157,6 +166,7 @@ class _Lines:
         self._unknown = 0
         self._attend_at = CLOCK.monotonic() + ATTEND_EVERY
         self._plain: dict[str, Entry] = {}
+        self._last: Entry | None = None  # of those, that of the last line
 
     def run(self) -> Outcome:
         """Run them; return what is to become of the batch.
@@ -223,7 +233,12 @@ class _Lines:
 
     def _one(self, line: bytes) -> Outcome | None:
         """Run the next line; return what is to become of the batch if it must end."""
-        progress = self._progress
+        entry, values = self._last, None
+        if entry is not None and line.startswith(b"{") and line.endswith(b"}\n"):
+            values = entry.arguments.decode_whole(line)
+        if entry is not None and values is not None:  # as in most lines
+            self._run(line, None, entry, values)
+            return None
         try:
             header = decode_line(line.rstrip(b"\r\n"))
             due_us = self._due_us(header)
@@ -233,19 +248,33 @@ class _Lines:
         entry = self._plain.get(header.task)
         if entry is None or header.options is not None or due_us is not None:
             return self._by_itself(header, line, due_us)
+        self._last = entry
+        self._run(line, header, entry, None)
+        return None
+
+    def _run(
+        self,
+        line: bytes,
+        header: Header | None,
+        entry: Entry,
+        values: dict[str, object] | None,
+    ) -> None:
+        """Run the next line in place."""
+        progress = self._progress
         self._unknown = 0
-        name = progress.line_name(header.task)
-        claim = Claim(name, self._claims.worker, str(name))
+        name = progress.line_name(entry.name)
+        # The name of its file is for those who have no values.
+        file = "" if header is None else str(name)
+        claim = Claim(name, self._claims.worker, file)
         task = self._file(header, line)
         started_us = CLOCK.now_us()
         progress.mark(between=False)
-        outcome = self._host.run_line(claim, task, entry)
-        if outcome.verdict is Verdict.ACK:
+        outcome = self._host.run_line(claim, task, entry, values)
+        if outcome is ACKED or outcome.verdict is Verdict.ACK:
             progress.advance()
-            return None
+            return
         claim = self._spin_off(name, line)
         self._host.settle_line(claim, task, entry, outcome, started_us)
-        return None
 
     def _due_us(self, header: Header) -> int | None:
         """Return when a line is due, if that is not yet."""
@@ -257,7 +286,7 @@ class _Lines:
             raise CorruptError(str(error)) from None
         return due_us if due_us > CLOCK.now_us() else None
 
-    def _file(self, header: Header, line: bytes) -> Line:
+    def _file(self, header: Header | None, line: bytes) -> Line:
         times = self._task.mtime_ns, self._task.ctime_ns
         return Line(-1, header, line, len(line), *times)
 

@@ -19,17 +19,13 @@ from typing import Any, Final, Protocol, TextIO
 
 import msgspec
 
-from .clock import CLOCK
 from .config import KeepLog
 from .current import CURRENT
 from .logs import RunLines
 from .spooldir import SpoolDir, runlogs
+from .task import Claim
 
 _IOLBF: Final = 1
-
-LOOK_EVERY: Final = 0.002
-"""Seconds between two looks for what only C code or a child process has printed, after
-runs that have succeeded. If a run fails sooner, its log begins with that."""
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +37,11 @@ class Capture(Protocol):
         """Begin to catch; tell whether that works here. If not, a warning is logged."""
         ...
 
-    def begin(self, task_id: str, attempt: int) -> None:
-        """Note that a run begins, in its context.
-
-        Args:
-            attempt: The number of the run, from 1.
-        """
+    def begin(self, claim: Claim) -> None:
+        """Note that a run begins, in its context."""
         ...
 
-    def end(
-        self, task_id: str, attempt: int, *, succeeded: bool, keep: bool | None
-    ) -> int:
+    def end(self, claim: Claim, *, succeeded: bool, keep: bool | None) -> int:
         """Note that a run is over: keep what it printed if asked to, and pass it on.
 
         Costs next to nothing if it has printed nothing. Never fails.
@@ -65,7 +55,11 @@ class Capture(Protocol):
         ...
 
     def rest(self) -> None:
-        """Pass on what was left for a moment in which nothing runs."""
+        """Pass on what was left for a moment in which nothing runs: every few ms.
+
+        That is what only C code or a child process has printed in runs that have
+        succeeded. If one fails sooner, its log begins with that.
+        """
         ...
 
     def close(self) -> None:
@@ -116,15 +110,42 @@ class _Raw(io.FileIO):
             return len(data) if self._other < 0 else os.write(self._other, data)
 
 
-def _text(
-    fd: int, other: int, like: TextIO, said: Callable[[], None]
-) -> io.TextIOWrapper:
-    return io.TextIOWrapper(
-        io.BufferedWriter(_Raw(fd, other, said)),
-        encoding=like.encoding,
-        errors=like.errors,
-        line_buffering=True,
-    )
+class _Text(io.TextIOWrapper):
+    """Text for a descriptor; tells as soon as something is printed, not yet written.
+
+    So nobody has to flush it to find out.
+
+    Args:
+        lent: Called when what takes bytes is asked for: that does not tell.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        other: int,
+        like: TextIO,
+        said: Callable[[], None],
+        lent: Callable[[], None],
+    ) -> None:
+        super().__init__(
+            io.BufferedWriter(_Raw(fd, other, said)),
+            encoding=like.encoding,
+            errors=like.errors,
+            line_buffering=True,
+        )
+        self._said = said
+        self._lent = lent
+
+    def write(self, text: str, /) -> int:
+        """Write text."""
+        self._said()
+        return super().write(text)
+
+    @property
+    def buffer(self) -> Any:
+        """What takes bytes."""
+        self._lent()
+        return super().buffer
 
 
 def _nothing() -> None:
@@ -203,9 +224,11 @@ class FileCapture:
         self._fd = -1
         self._runs = False
         self._said = False
-        self._look_at = 0.0
+        self._unseen = False
         self._saved: list[int] = []
         self._streams: tuple[TextIO, TextIO] | None = None
+        self._output: TextIO | None = None
+        self._errors: TextIO | None = None
         self._logging: _Logging | None = None
 
     def start(self) -> bool:
@@ -228,13 +251,15 @@ class FileCapture:
         os.dup2(self._fd, 2)
         output, errors = self._saved
         self._streams = stdout, stderr
-        self._logging = _Logging(_text(errors, -1, stderr, _nothing), self._write)
-        for name, fd, old, saved in (
-            ("stdout", 1, stdout, output),
-            ("stderr", 2, stderr, errors),
-        ):
-            if getattr(sys, name) is old:  # or user code has its own, and keeps it
-                setattr(sys, name, _text(fd, saved, old, self._note))
+        self._logging = _Logging(
+            _Text(errors, -1, stderr, _nothing, _nothing), self._write
+        )
+        self._output = _Text(1, output, stdout, self._note, self._lend)
+        self._errors = _Text(2, errors, stderr, self._note, self._lend)
+        if sys.stdout is stdout:  # or user code has its own, and keeps it
+            sys.stdout = self._output
+        if sys.stderr is stderr:
+            sys.stderr = self._errors
         if not faulthandler.is_enabled():
             faulthandler.enable(2)
         return True
@@ -242,56 +267,51 @@ class FileCapture:
     def _note(self) -> None:
         self._said = True
 
+    def _lend(self) -> None:
+        self._output = None  # user code has its own stream from now on
+
     def _write(self, line: bytes) -> None:
         if self._runs:
             self._said = True
             runlogs.append(self._fd, line)
 
-    def begin(self, task_id: str, attempt: int) -> None:
+    def begin(self, claim: Claim) -> None:
         """Note that a run begins."""
         self._runs = True
 
-    def end(
-        self, task_id: str, attempt: int, *, succeeded: bool, keep: bool | None
-    ) -> int:
+    def end(self, claim: Claim, *, succeeded: bool, keep: bool | None) -> int:
         """Note that a run is over; keep and pass on what it printed."""
         self._runs = False
-        try:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        except (AttributeError, ValueError, OSError):
-            _flush()
+        if sys.stdout is not self._output or sys.stderr is not self._errors:
+            _flush()  # user code has its own streams
         if succeeded and not keep and not self._keep_all and not self._said:
-            # What C code or a child has printed can wait for the next look.
-            now = CLOCK.monotonic()
-            if now < self._look_at:
-                return 0
-            self._look_at = now + LOOK_EVERY
-        return self._take(task_id, attempt, succeeded=succeeded, keep=keep)
+            self._unseen = True
+            return 0
+        return self._take(claim, succeeded=succeeded, keep=keep)
 
-    def _take(
-        self, task_id: str, attempt: int, *, succeeded: bool, keep: bool | None
-    ) -> int:
-        self._said = False
+    def _take(self, claim: Claim | None, *, succeeded: bool, keep: bool | None) -> int:
+        _flush()
+        self._said = self._unseen = False
         try:
             if self._fd < 0 or not os.lseek(self._fd, 0, os.SEEK_END):
                 return 0
             wanted = keep if keep is not None else self._keep_all or not succeeded
-            run = (task_id, attempt) if wanted else None
+            run = None
+            if wanted and claim is not None:
+                run = claim.name.id, claim.name.attempt + 1
             kept, problem = runlogs.take(self._spool, self._fd, self._saved[0], run)
         except OSError as error:  # somebody has closed it, say
             log.warning("cannot catch what tasks print any more: %s", error)
             self.close()
             return 0
-        if problem is not None:
-            log.warning("cannot keep the log of task=%s: %s", task_id, problem)
+        if problem is not None and run is not None:
+            log.warning("cannot keep the log of task=%s: %s", run[0], problem)
         return kept
 
     def rest(self) -> None:
-        """Pass on what C code or a child of a short run has printed."""
-        if self._look_at:
-            self._look_at = 0.0
-            self._take("", 0, succeeded=True, keep=False)
+        """Pass on what C code or a child of the last runs has printed."""
+        if self._unseen:
+            self._take(None, succeeded=True, keep=False)
 
     def close(self) -> None:
         """Catch no more; pass on what was printed since the last run."""
@@ -358,7 +378,7 @@ class _Router(io.TextIOBase):
         current = CURRENT.get()
         if current is not None:
             data = text.encode("utf-8", "backslashreplace")
-            if self._write(current.id, data):
+            if self._write(current().id, data):
                 return len(text)
         return self._stream.write(text)
 
@@ -432,16 +452,17 @@ class RoutedCapture:
     def _log(self, line: bytes) -> None:
         current = CURRENT.get()
         if current is not None:
-            self._print(current.id, line)
+            self._print(current().id, line)
 
-    def begin(self, task_id: str, attempt: int) -> None:
+    def begin(self, claim: Claim) -> None:
         """Note that a run begins."""
-        self._runs[task_id] = _Routed(attempt)
+        self._runs[claim.name.id] = _Routed(claim.name.attempt + 1)
 
-    def end(
-        self, task_id: str, attempt: int, *, succeeded: bool, keep: bool | None
-    ) -> int:
+    def end(self, claim: Claim, *, succeeded: bool, keep: bool | None) -> int:
         """Note that a run is over; keep and pass on what it printed."""
+        return self._end(claim.name.id, succeeded=succeeded, keep=keep)
+
+    def _end(self, task_id: str, *, succeeded: bool, keep: bool | None) -> int:
         run = self._runs.pop(task_id, None)
         if run is None or run.fd < 0 or self._streams is None:
             return 0
@@ -451,7 +472,7 @@ class RoutedCapture:
                 self._spool,
                 run.fd,
                 self._streams[0].fileno(),
-                (task_id, attempt),
+                (task_id, run.attempt),
                 wanted=wanted,
             )
         return 0
@@ -461,8 +482,8 @@ class RoutedCapture:
 
     def close(self) -> None:
         """Catch no more."""
-        for task_id, run in list(self._runs.items()):
-            self.end(task_id, run.attempt, succeeded=False, keep=None)
+        for task_id in list(self._runs):
+            self._end(task_id, succeeded=False, keep=None)
         if self._logging is not None:
             self._logging.close()
             self._logging = None

@@ -58,6 +58,7 @@ class Channel:
     * ``!park <hash> <seconds> <path>``: the task was given back, since a limit is
       reached; look again after so many seconds, or (``-``) when a slot is free;
     * ``!run <path>``: it runs, for longer than a moment; nobody else need try;
+    * ``!lost <path>``: it was gone already; somebody else has it;
     * ``!back <path>``: it will not be begun here; others may have it at once;
     * ``!recycle``: it has done enough, but something runs; it waits for an answer;
     * ``!leave``: nothing more will be begun here; another worker may take this place;
@@ -85,8 +86,8 @@ class Channel:
         if not data:
             self.open = False
             return []
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [os.fsdecode(line) for line in lines]
+        whole, newline, self._rest = (self._rest + data).rpartition(b"\n")
+        return os.fsdecode(whole).split("\n") if newline else []
 
     def send(self, lines: list[str]) -> None:
         """Send lines; nobody listening is not an error."""

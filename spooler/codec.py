@@ -27,6 +27,9 @@ MAX_DEPTH: Final = 200
 """Levels of objects and arrays in JSON. Must stay far below Python's recursion
 limit, so that what a supervisor could read a worker can read too."""
 
+SHORT: Final = MAX_DEPTH
+"""Bytes of JSON that cannot be nested too deep, whatever they are."""
+
 _PACKET: Final = b"\x11"
 _TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
 _TOO_LARGE: Final = f"header is larger than {MAX_HEADER} bytes"
@@ -131,6 +134,24 @@ def encode(
     if _is_deep(args):
         raise UsageError(_TOO_DEEP)
     return header
+
+
+def around(
+    task: str, *, traceparent: str | None = None, options: RunOptions | None = None
+) -> tuple[bytes, bytes]:
+    """Return what stands before and after the arguments in a header.
+
+    With the arguments, ``SHORT`` bytes of them at most, between them it is the header
+    that ``encode`` returns.
+
+    Raises:
+        UsageError: No reader would take it: too large.
+    """
+    header = encode(task, b"{}", traceparent=traceparent, options=options)
+    if len(header) + SHORT > MAX_HEADER:
+        raise UsageError(f"{_TOO_LARGE}: put what is large into the body")
+    before, args, after = header.partition(b'"args":{}')
+    return before + args[:-2], after
 
 
 def decode(data: bytes, *, whole: bool) -> Header | None:

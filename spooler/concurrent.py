@@ -25,9 +25,10 @@ from .channel import Channel, WorkerSettings
 from .clock import CLOCK
 from .crew import Crew, Job
 from .errors import EXIT_FAILED, SoftTimeout
-from .execution import BATCH_ENTRY, Execution, Run
+from .execution import Execution
 from .recycling import Recycling
 from .registry import REGISTRY
+from .run import BATCH_ENTRY, Run
 from .soft_limit import Interruptible, Killed, timed_out
 from .spooldir.claims import Claims
 from .spooldir.kills import KILLED

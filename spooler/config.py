@@ -6,7 +6,6 @@ what they come to.
 
 import os
 import re
-import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -165,6 +164,8 @@ def parse_file(
         UsageError: It is not TOML, has a name that is no setting, or a value of
             another type.
     """
+    import tomllib  # noqa: PLC0415 (most have no such file)
+
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

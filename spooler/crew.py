@@ -4,7 +4,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
-from .execution import Execution, Run
+from .execution import Execution
+from .run import Run
 from .runner import Wait
 from .soft_limit import Interruptible, soft_limit, soft_limit_in_thread
 from .task import Outcome

@@ -1,5 +1,6 @@
 """What a running function can ask about its own run."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 
@@ -56,8 +57,10 @@ class CurrentTask(msgspec.Struct, frozen=True):
         return max(0.0, (self.clock.now_us() - self.put_us) / 1e6)
 
 
-CURRENT: ContextVar[CurrentTask | None] = ContextVar("CURRENT", default=None)
-"""Set by the worker around each run."""
+CURRENT: ContextVar[Callable[[], CurrentTask] | None] = ContextVar(
+    "CURRENT", default=None
+)
+"""Set by the worker around each run: returns the task, made when it is asked for."""
 
 
 def current_task() -> CurrentTask:
@@ -69,4 +72,4 @@ def current_task() -> CurrentTask:
     task = CURRENT.get()
     if task is None:
         raise UsageError("no task is running here: the function was called directly")
-    return task
+    return task()

@@ -1,16 +1,16 @@
-"""The loop of ``spoold``: recover, supervise, schedule, wait.
+"""The loop of ``spoold``: serve the spools, mind the signals and the template, wait.
 
-It imports no user code. One thread, one selector; each spool has its backlog, its
+It imports no user code. One thread, one epoll; each spool has its backlog, its
 supervisor and its scheduler, and all share the template process.
 """
 
 import errno
+import gc
 import logging
 import os
 import platform
 import signal
 import socket
-from dataclasses import dataclass
 from typing import Final
 
 from ._version import __version__
@@ -18,34 +18,20 @@ from .backlog import Backlog
 from .clock import CLOCK
 from .config import Settings
 from .errors import EXIT_DONE, EXIT_FAILED, NotASpoolError, UsageError
-from .forker import Forker, template_start
+from .forker import Forker, start_template
+from .known import Known
 from .logs import escape
+from .loop import Loop, Signals
 from .reload import CodeWatch
 from .scheduler import Scheduler
+from .served import SWEEP_EVERY, Served
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
-from .spooldir.recovery import ProcessLock, process_name, sweep
+from .spooldir.recovery import ProcessLock, process_name
 from .spooldir.results import Sweeper
-from .status import count
 from .supervisor import Supervisor, SupervisorSettings, accepted_owners
 from .task import iso
-from .template import Known
-from .wakeup import Loop, Signals, Watch, file_system
-
-LOOK_FOR_DEAD: Final = 1.0
-"""Seconds between two looks for processes of other daemons that have died."""
-
-LOOK_FOR_KILLS: Final = 1.0
-"""Seconds between two looks for tasks that somebody wants killed."""
-
-SWEEP_EVERY: Final = 600.0
-"""Seconds between two sweeps of left-overs."""
-
-BLIND_SCAN: Final = 1.0
-"""Seconds between two scans where there is no inotify."""
-
-FULL_AGAIN: Final = 1.0
-"""Seconds to wait after an error of the file system."""
+from .wakeup import Watch, file_system
 
 RESTART_PAUSE: Final = 1.0
 """Seconds between two starts of a template process that dies."""
@@ -57,53 +43,37 @@ service managers signal a process and then its whole group."""
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Spool:
-    """One spool and what serves it."""
-
-    dir: SpoolDir
-    lock: ProcessLock
-    watch: Watch
-    backlog: Backlog
-    supervisor: Supervisor
-    scheduler: Scheduler
-    results: Sweeper
-    scan_at: float = 0.0
-    look_at: float = 0.0
-    kill_at: float = 0.0
-    sweep_at: float = 0.0
-    pause_until: float = 0.0
-    scanned_at: float = 0.0
-    busy_at: float = 0.0
-
-
 class Daemon:
     """``spoold``.
 
     Args:
         settings: What it is to do.
+        forker: The template, which has been started for these settings: it imports
+            while the daemon does. The daemon closes it.
 
     Raises:
         NotASpoolError: One of the directories is not a spool.
         OSError: One of them cannot be used.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, forker: Forker) -> None:
         self._settings = settings
+        self._forker = forker
         self._loop = Loop()
         self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._loop.add(self._signals.fileno(), self._on_signals)
-        self._spools: list[_Spool] = []
+        self._spools: list[Served] = []
         self._changes: CodeWatch | None = None
         if settings.reload:
             self._changes = CodeWatch(self._loop.add, Watch(os.sep))
         try:
             for path in settings.dirs:
                 self._spools.append(self._open(SpoolDir(path)))
-            self._forker = self._fork_template()
         except BaseException:
+            forker.close()
             self._let_go()
             raise
+        self._hear(forker)
         self._coming: Forker | None = None
         self._old: list[Forker] = []
         self._reload_again = False
@@ -114,7 +84,7 @@ class Daemon:
         self._started = iso(CLOCK.now_us())
         self._killed = False
 
-    def _open(self, spool: SpoolDir) -> _Spool:
+    def _open(self, spool: SpoolDir) -> Served:
         settings = self._settings
         name = process_name("daemon")
         lock = ProcessLock(spool, name)
@@ -151,33 +121,38 @@ class Daemon:
         if fd is not None:
             self._loop.add(fd, watch.read)
         results = Sweeper(spool, keep=settings.keep_results, every=SWEEP_EVERY)
-        return _Spool(
-            spool, lock, watch, backlog, supervisor, Scheduler(spool), results
+        return Served(
+            spool,
+            lock,
+            watch,
+            backlog,
+            supervisor,
+            Scheduler(spool),
+            results,
+            settings.frequency,
+            settings.keep_logs_for,
         )
 
-    def _fork_template(self) -> Forker:
-        settings = self._settings
-        start = template_start(
-            list(settings.imports),
-            settings.log_level,
-            log_json=settings.log_json,
-            reload=settings.reload,
-        )
-        forker = Forker(start)
-        self._loop.add(forker.fileno(), lambda: self._listen(forker))
-        return forker
-
-    def _try_to_fork_template(self) -> Forker | None:
+    def _try_to_start_template(self) -> Forker | None:
         try:
-            return self._fork_template()
+            forker = start_template(self._settings)
         except OSError as error:  # too many processes, or open files
             log.error("reload: the old code goes on: %s", error)
             return None
+        self._hear(forker)
+        return forker
 
-    def _listen(self, forker: Forker) -> None:
-        forker.read()
-        if forker.gone:  # its end would be readable for ever
-            self._loop.remove(forker.fileno())
+    def _hear(self, forker: Forker) -> None:
+        """Take what a template says, from now on."""
+
+        def listen() -> None:
+            forker.read()
+            if forker.gone:  # its end would be readable for ever
+                self._loop.remove(forker.fileno())
+            for spool in self._spools:  # it may fork more now
+                spool.tend_at = 0.0
+
+        self._loop.add(forker.fileno(), listen)
 
     # -- beginning --------------------------------------------------------------
 
@@ -193,8 +168,9 @@ class Daemon:
                 self._use(self._forker)
                 self._say_what_is_known()
                 for spool in self._spools:
-                    self._try_to_serve(spool)
+                    self._serve(spool)
                 self._say_what_is_there()
+            gc.freeze()  # what is here now stays; not to be looked at again and again
             while not self._is_over():
                 self._turn()
         finally:
@@ -252,6 +228,8 @@ class Daemon:
 
     def _say_what_is_there(self) -> None:
         """Count what is in the spools: after the first tasks were handed out."""
+        from .status import count  # noqa: PLC0415 (not before, too)
+
         for spool in self._spools if log.isEnabledFor(logging.INFO) else ():
             try:
                 counts = count(spool.dir)
@@ -280,8 +258,7 @@ class Daemon:
     def _turn(self) -> None:
         wait = 3600.0
         for spool in self._spools:
-            self._try_to_serve(spool)
-            wait = min(wait, self._idle_for(spool))
+            wait = min(wait, self._serve(spool))
         if self._stop_at is not None:
             if self._is_over():
                 return
@@ -296,89 +273,28 @@ class Daemon:
             self._reload()
         self._look_after_templates()
 
-    def _try_to_serve(self, spool: _Spool) -> None:
+    def _serve(self, spool: Served) -> float:
+        """Do what is due in a spool; return for how many seconds nothing will be."""
         try:
-            self._serve(spool)
+            return spool.serve(self._forker)
         except NotASpoolError as error:
             log.error("drain: %s", escape(str(error)))
             self._code = EXIT_FAILED
             self._stop()
+            return 0.0
         except OSError as error:
             log.error("spool=%s: %s", spool.dir.path, error)
-            spool.pause_until = CLOCK.monotonic() + FULL_AGAIN
-
-    def _serve(self, spool: _Spool) -> None:
-        now = CLOCK.monotonic()
-        if now < spool.pause_until:
-            return
-        spool.supervisor.recover_dead()
-        if now >= spool.kill_at:
-            spool.kill_at = now + LOOK_FOR_KILLS
-            look = spool.supervisor.look_for_kills
-            spool.watch.add("kill", lambda file, whole: look(), look)
-            look()
-        spool.supervisor.enforce()
-        if self._stop_at is not None:
-            return
-        if now >= spool.look_at:
-            spool.look_at = now + LOOK_FOR_DEAD
-            if not spool.dir.is_in_place():
-                raise NotASpoolError(spool.dir.path, "was removed or replaced")
-            spool.supervisor.recover_strangers()
-            spool.supervisor.trim_logs()
-        if now >= spool.sweep_at:
-            spool.sweep_at = now + SWEEP_EVERY
-            sweep(spool.dir, keep_logs_for=self._settings.keep_logs_for)
-        spool.results.work()
-        if spool.backlog.stale or now >= spool.scan_at:
-            frequency = self._settings.frequency
-            if spool.backlog.is_blind:
-                frequency = min(frequency, BLIND_SCAN)
-            spool.scan_at = now + frequency
-            spool.backlog.scan()
-            spool.scanned_at = CLOCK.monotonic()
-        spool.scheduler.put_due()
-        spool.backlog.adopt_some()
-        spool.supervisor.spawn(self._forker)
-        spool.supervisor.feed()
-
-    def _idle_for(self, spool: _Spool) -> float:
-        """Return for how many seconds the spool needs no attention."""
-        now = CLOCK.monotonic()
-        if now < spool.pause_until:
-            return spool.pause_until - now
-        waits = [spool.supervisor.next_moment(), spool.kill_at - now]
-        if self._stop_at is None:
-            if spool.backlog.stale:
-                return 0.0
-            waits += [spool.scan_at - now, spool.look_at - now, spool.sweep_at - now]
-            waits += [spool.results.due - now, spool.backlog.next_look]
-            # With all workers busy nobody looks, so it may have passed long ago.
-            due_us = spool.backlog.next_due_us if spool.supervisor.takes_more else None
-            for moment_us in (due_us, spool.scheduler.next_us):
-                if moment_us is not None:
-                    waits.append((moment_us - CLOCK.now_us()) / 1e6)
-        return max(0.0, min((wait for wait in waits if wait is not None), default=60.0))
+            return spool.pause()
 
     def _is_over(self) -> bool:
         if self._stop_at is not None:
             return all(spool.supervisor.empty for spool in self._spools)
-        if self._settings.burst and all(self._is_done(s) for s in self._spools):
+        if self._settings.burst and all(spool.is_done() for spool in self._spools):
             # What the last run has put may be told of only now.
             self._loop.wait(0.0)
-            if all(self._is_done(s) for s in self._spools):
+            if all(spool.is_done() for spool in self._spools):
                 self._stop()
         return False
-
-    def _is_done(self, spool: _Spool) -> bool:
-        backlog = spool.backlog
-        is_waiting = backlog.has_due or backlog.next_look is not None
-        if spool.supervisor.busy or is_waiting:
-            spool.busy_at = CLOCK.monotonic()
-            return False
-        if backlog.is_blind and spool.scanned_at <= spool.busy_at:
-            backlog.stale = True  # nobody told what the last task has put
-        return spool.scanned_at > 0 and not backlog.stale
 
     # -- signals ----------------------------------------------------------------
 
@@ -411,7 +327,7 @@ class Daemon:
             self._reload_again = True  # it may have imported the old code already
         elif self._stop_at is None:
             log.info("reload: importing anew")
-            self._coming = self._try_to_fork_template()
+            self._coming = self._try_to_start_template()
 
     def _look_after_templates(self) -> None:
         coming = self._coming
@@ -445,7 +361,7 @@ class Daemon:
         ):
             log.error("the template process died: starting another")
             self._restart_at = now + RESTART_PAUSE
-            self._coming = self._try_to_fork_template()
+            self._coming = self._try_to_start_template()
 
     def _drop(self, forker: Forker) -> None:
         if not forker.gone:

@@ -18,6 +18,9 @@ from .spooldir import SpoolDir
 from .spooldir.recovery import Followers, Recovered, is_alive, processes, recover
 from .task import BATCH, Name, Outcome, Verdict
 
+LOOK_AGAIN: Final = 0.05
+"""Seconds until a dead worker is looked at again that still holds its lock."""
+
 RECOVER_AGAIN: Final = 1.0
 """Seconds until a recovery that the file system refused is tried again."""
 
@@ -89,15 +92,19 @@ class Dead:
 
     def recover(self) -> None:
         """Give back what our own dead workers held."""
-        if not self.fates or self._clock.monotonic() < self._again_at:
+        now = self._clock.monotonic()
+        if not self.fates or now < self._again_at:
             return
+        self._again_at = now + LOOK_AGAIN
         for name, fate in list(self.fates.items()):
             try:
                 if self._recover(name, fate):
                     del self.fates[name]
             except OSError as error:
                 log.warning("cannot recover %s now: %s", escape(name), error)
-                self._again_at = self._clock.monotonic() + RECOVER_AGAIN
+                self._again_at = now + RECOVER_AGAIN
+        if not self.fates:
+            self._again_at = 0.0
 
     def recover_strangers(self) -> None:
         """Give back what processes held whose daemon is dead too."""
@@ -115,9 +122,7 @@ class Dead:
 
     def next_moment(self) -> float | None:
         """Return when ``recover`` has something to do, by the monotonic clock."""
-        if not self.fates:
-            return None
-        return max(self._clock.monotonic() + 0.05, self._again_at)
+        return self._again_at if self.fates else None
 
     def _recover(self, name: str, fate: Fate) -> bool:
         recovered = recover(

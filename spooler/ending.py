@@ -26,6 +26,8 @@ from .task import Claim, Outcome, Verdict, iso
 SETTLE_AGAIN: Final = 1.0
 """Seconds until a move that the file system refused is tried again."""
 
+_ACK: Final = Outcome(Verdict.ACK)
+
 log = logging.getLogger(__name__)
 
 
@@ -62,11 +64,28 @@ class Endings:
         self.claims = claims
         self._policy = policy
         self._settle_at = 0.0
+        self._tells = log.isEnabledFor(logging.INFO)
         self.settled: deque[str] = deque()
         self.refused: deque[Ending] = deque()
 
+    def ack(self, path: str, claim: Claim, started_us: int) -> bool:
+        """End a claim that leaves nothing but its file: what most tasks come to.
+
+        Returns:
+            Whether it has ended; if not, ``conclude`` it.
+        """
+        try:
+            self.claims.ack(claim, alone=True)
+        except (ClaimLostError, OSError):
+            return False
+        self.settled.append(path)
+        if self._tells:
+            now_us = CLOCK.now_us()
+            tell(claim, _ACK, now_us - started_us, now_us)
+        return True
+
     def conclude(self, ending: Ending) -> None:
-        """End a claim: every claim ends here."""
+        """End a claim: every other claim ends here."""
         if ending.outcome.verdict is Verdict.RETRY:
             ending = self._retry_or_fail(ending)
         self.settle(ending)
@@ -123,12 +142,6 @@ class Endings:
 
     def _settle(self, ending: Ending) -> None:
         claim, outcome = ending.claim, ending.outcome
-        if outcome.verdict is Verdict.ACK and ending.options is NO_OPTIONS:
-            self.claims.ack(claim)  # what most tasks come to
-            if log.isEnabledFor(logging.INFO):
-                now_us = CLOCK.now_us()
-                tell(claim, outcome, now_us - (ending.started_us or now_us), now_us)
-            return
         now_us = CLOCK.now_us()
         later = outcome.after is not None
         due_us = now_us + int((outcome.after or 0.0) * 1e6)

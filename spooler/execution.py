@@ -5,7 +5,6 @@ is a hint: the claim decides. ``begin`` and ``finish`` belong to one thread; wha
 between them, ``call``, may be anywhere.
 """
 
-import asyncio
 import logging
 import os
 from collections.abc import Callable
@@ -13,25 +12,31 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from typing import Final
 
-import msgspec
 from msgspec.structs import replace
 
 from . import batch, hooks
-from .arguments import Arguments
 from .batch import Attention
 from .capture import Capture
 from .channel import WorkerSettings
 from .clock import CLOCK
-from .current import CURRENT, current_task
+from .codec import Header
+from .current import CURRENT
 from .ending import Ending, Endings, tell
 from .errors import ArgumentsError, ClaimLostError, CorruptError, UsageError
 from .logs import escape
-from .moments import parse_at
 from .options import NO_OPTIONS, RunOptions, over
-from .registry import REGISTRY, Entry, Kind
+from .registry import REGISTRY, Entry
 from .retry import ignore_delay
+from .run import BATCH_ENTRY, FORKS, Run, is_expired, run_here
 from .run_progress import RUNS, forget_progress
-from .runner import READ_AGAIN, Guard, Wait, current, run_coroutine, run_task
+from .runner import (
+    ACKED,
+    READ_AGAIN,
+    Guard,
+    Wait,
+    run_coroutine,
+    wait_here,
+)
 from .soft_limit import soft_limit
 from .spooldir.claims import Claims
 from .spooldir.limits import Busy, Permit, Permits
@@ -44,33 +49,12 @@ BROKEN: Final = 70
 PARKED: Final = Outcome(Verdict.RELEASE)
 """Given back already, since a limit is reached."""
 
+_LOST: Final = (Verdict.RETRY, Verdict.FAIL)
+
 Limit = Callable[[float], Guard]
 """Makes what interrupts a run after so many seconds."""
 
 log = logging.getLogger(__name__)
-
-
-class Run(msgspec.Struct):
-    """A claimed task whose function may be called now.
-
-    Attributes:
-        path: Where it waited: what the supervisor knows it by.
-        options: What its put and its decorator say, together.
-        soft_timeout: Seconds; None without a limit.
-        hard_timeout: Seconds; None without a limit.
-        started_us: When it was begun.
-        permit: Leave to run, if its function has limits.
-    """
-
-    path: str
-    claim: Claim
-    task: TaskFile
-    entry: Entry
-    options: RunOptions
-    started_us: int
-    soft_timeout: float | None
-    hard_timeout: float | None
-    permit: Permit | None = None
 
 
 class Execution:
@@ -99,7 +83,8 @@ class Execution:
         self.endings = endings or Endings(claims, settings.retry)
         self.attend: Callable[[Run], Attention] = _nothing_else
         """Looks up from a batch, to be replaced by the worker."""
-        self._pid = os.getpid()
+        self._debugs = log.isEnabledFor(logging.DEBUG)
+        self._forks = FORKS.count
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         self._home = os.open(".", flags)  # noqa: TID251 (not in the spool)
         self.runs = 0
@@ -109,10 +94,16 @@ class Execution:
         self._over: list[str] = []
 
     def handle(self, path: str) -> None:
-        """Claim a task, run it in this thread, settle it."""
+        """Claim a task, run it in this thread, the main one, and settle it."""
         run = self.begin(path)
-        if run is not None:
-            self.finish(run, self.invoke(run))
+        if run is None:
+            return
+        self.announce(run)
+        seconds = run.soft_timeout
+        guard = None if seconds is None else soft_limit(seconds)
+        outcome = self.call(run, guard, home=True)
+        self.go_home()
+        self.finish(run, outcome)
 
     # -- before -----------------------------------------------------------------
 
@@ -125,11 +116,12 @@ class Execution:
             claim = self.claims.claim(path)
         except OSError as error:
             log.warning("cannot claim %s now: %s", escape(path), error)
-            claim = None
-        if claim is None:
             self.endings.settled.append(path)
             return None
-        if log.isEnabledFor(logging.DEBUG):
+        if claim is None:
+            self.endings.settled.append(f"!lost {path}")
+            return None
+        if self._debugs:
             name = escape(claim.name.task)
             log.debug("claim task=%s name=%s", claim.name.id, name)
         run = self.check(path, claim)
@@ -140,21 +132,36 @@ class Execution:
     def check(self, path: str, claim: Claim) -> Run | None:
         """Read a claimed task; return it if it is to be run now."""
         started_us = CLOCK.now_us()
-        entry = REGISTRY.get(claim.name.task)
-        if claim.name.task == BATCH:
-            entry = BATCH_ENTRY
+        _, _, attempt, _, name = claim.file.split(".", 4)
+        entry = REGISTRY.get(name) if name != BATCH else BATCH_ENTRY
         try:
-            task = self.claims.read(claim)
+            task = self.claims.open(claim)
+            if entry is not None and entry.is_plain and len(task.data) == task.size:
+                values = entry.arguments.decode_whole(task.data)
+                if values is not None:
+                    run = self.prepare(path, claim, task, entry, NO_OPTIONS, started_us)
+                    run.values = values
+                    run.alone = attempt == "0"
+                    return run
+            header = self._header(task)
         except (CorruptError, OSError) as error:
             outcome = self._unreadable(error)
             self.endings.conclude(Ending(path, claim, outcome, entry))
             return None
-        options = entry.run if entry else NO_OPTIONS
-        if task.header.options is not None:
-            options = over(task.header.options, options)
-        if entry is not None and entry.limits is None and options.expires is None:
-            return self.prepare(path, claim, task, entry, options, started_us)
-        if _is_expired(options, claim, task):
+        options = over(header.options, entry.run if entry else NO_OPTIONS)
+        return self._look_at(path, claim, task, entry, options, started_us)
+
+    def _look_at(
+        self,
+        path: str,
+        claim: Claim,
+        task: TaskFile,
+        entry: Entry | None,
+        options: RunOptions,
+        started_us: int,
+    ) -> Run | None:
+        """Return a task's run, if it is to be run now; else settle it."""
+        if is_expired(options, claim, task):
             outcome = Outcome(Verdict.FAIL, "it was not begun in time", "expired")
         elif entry is None:
             age = started_us / 1e6 - task.mtime_ns / 1e9
@@ -175,6 +182,13 @@ class Execution:
         self.endings.conclude(Ending(path, claim, outcome, entry, options))
         return None
 
+    def _header(self, task: TaskFile) -> Header:
+        try:
+            return task.header
+        except BaseException:
+            task.close()
+            raise
+
     def _unreadable(self, error: CorruptError | OSError) -> Outcome:
         if isinstance(error, CorruptError):
             return Outcome(Verdict.REJECT, error.reason)
@@ -192,11 +206,11 @@ class Execution:
         started_us: int,
     ) -> Run:
         """Return a run with the limits that hold for it."""
-        if entry is BATCH_ENTRY:  # they hold for each of its lines
-            return Run(path, claim, task, entry, options, started_us, None, None)
-        soft = options.soft_timeout or self._settings.soft_timeout
-        hard = options.hard_timeout or self._settings.hard_timeout
-        return Run(path, claim, task, entry, options, started_us, soft, hard)
+        spool, soft, hard = self.claims.spool, None, None
+        if entry is not BATCH_ENTRY:  # for which they hold for each of its lines
+            soft = options.soft_timeout or self._settings.soft_timeout
+            hard = options.hard_timeout or self._settings.hard_timeout
+        return Run(path, claim, task, entry, options, started_us, soft, hard, spool)
 
     def _ask(
         self, path: str, claim: Claim, task: TaskFile, entry: Entry
@@ -231,22 +245,12 @@ class Execution:
 
     # -- the run ----------------------------------------------------------------
 
-    def invoke(self, run: Run) -> Outcome:
-        """Call a task's function in this thread, the main one; return how it ended."""
-        self.announce(run)
-        seconds = run.soft_timeout
-        guard = None if seconds is None else soft_limit(seconds)
-        outcome = self.call(run, guard, home=True)
-        self.go_home()
-        return outcome
-
     def announce(self, run: Run) -> None:
         """Tell those who must know that a run begins now."""
         if self._over or run.hard_timeout is not None:
             self._tell_limits(run)
         if self._capture is not None and run.entry is not BATCH_ENTRY:
-            name = run.claim.name
-            self._capture.begin(name.id, name.attempt + 1)
+            self._capture.begin(run.claim)
 
     def _tell_limits(self, run: Run) -> None:
         # That the last one has ended is told later: its limit must not end this one.
@@ -260,7 +264,7 @@ class Execution:
         self,
         run: Run,
         guard: Guard | None,
-        wait: Wait = asyncio.run,
+        wait: Wait = wait_here,
         limit: Limit = soft_limit,
         *,
         home: bool = False,
@@ -279,16 +283,9 @@ class Execution:
                 run.claim, outcome = batch.run(host, self.claims, run.claim, run.task)
             return outcome
         # A context of its own: what a task sets in one is not for the next task.
-        outcome = copy_context().run(self._run, run, guard, wait)
-        self._end_child()
-        return outcome
-
-    def _run(self, run: Run, guard: Guard | None, wait: Wait) -> Outcome:
-        self._enter(run)
-        keep = run.options.keep_result is not None
-        outcome = run_task(run.entry, run.claim, run.task, guard, keep=keep, wait=wait)
-        if hooks.AFTER or hooks.FAILURE:
-            hooks.after(current_task(), outcome)
+        outcome = copy_context().run(run_here, run, guard, wait)
+        if FORKS.count != self._forks:
+            os._exit(BROKEN)  # a child that the task has forked
         return outcome
 
     async def call_coroutine(self, run: Run, guard: Guard) -> Outcome:
@@ -296,24 +293,18 @@ class Execution:
 
         Call it in a context of its own, as each task of an event loop has one.
         """
-        self._enter(run)
-        keep = run.options.keep_result is not None
-        outcome = await run_coroutine(run.entry, run.claim, run.task, guard, keep=keep)
-        if hooks.AFTER or hooks.FAILURE:
-            hooks.after(current_task(), outcome)
-        self._end_child()
-        return outcome
-
-    def _enter(self, run: Run) -> None:
-        task = current(run.claim, run.task, self.claims.spool, run.hard_timeout)
-        CURRENT.set(task)
+        CURRENT.set(run.current)
         if hooks.BEFORE:
-            hooks.before(task)
-
-    def _end_child(self) -> None:
-        """End this process if it is a child that the task has forked."""
-        if os.getpid() != self._pid:
-            os._exit(BROKEN)
+            hooks.before(run.current())
+        keep = run.options.keep_result is not None
+        outcome = await run_coroutine(
+            run.entry, run.claim, run.task, run.values, guard, keep=keep
+        )
+        if hooks.AFTER or hooks.FAILURE:
+            hooks.after(run.current(), outcome)
+        if FORKS.count != self._forks:
+            os._exit(BROKEN)  # a child that the task has forked
+        return outcome
 
     def go_home(self) -> None:
         """Go back to where the daemon was started, for the next task."""
@@ -325,14 +316,15 @@ class Execution:
         """Settle a task that was run."""
         if run.entry is not BATCH_ENTRY:
             self.end_output(run, outcome)
-            if outcome.verdict is not Verdict.ACK:
+            if outcome is not ACKED:
                 outcome = self.complete(run.task, outcome)
         run.task.close()
         if run.hard_timeout is not None:
             self._over.append(run.path)
-        self.endings.conclude(
-            Ending(run.path, run.claim, outcome, run.entry, run.options, run.started_us)
-        )
+        alone = outcome is ACKED and run.alone
+        if not alone or not self.endings.ack(run.path, run.claim, run.started_us):
+            ending = (run.path, run.claim, outcome, run.entry, run.options)
+            self.endings.conclude(Ending(*ending, run.started_us))
         if run.permit is not None:
             run.permit.release()
             if run.permit.slot is not None:
@@ -349,13 +341,12 @@ class Execution:
 
     def end_output(self, run: Run, outcome: Outcome) -> None:
         """Keep what the run printed, if that is wanted; forget its progress."""
-        name = run.claim.name
         if RUNS:
-            forget_progress(name.id)
+            forget_progress(run.claim.name.id)
         if self._capture is not None:
-            succeeded = outcome.verdict not in (Verdict.RETRY, Verdict.FAIL)
+            succeeded = outcome is ACKED or outcome.verdict not in _LOST
             keep = run.options.keep_log
-            self._capture.end(name.id, name.attempt + 1, succeeded=succeeded, keep=keep)
+            self._capture.end(run.claim, succeeded=succeeded, keep=keep)
 
     def rest(self) -> None:
         """Do what was left for when there is nothing to run."""
@@ -383,12 +374,21 @@ class _Host:
         self._limit = limit
         self._home = home
 
-    def run_line(self, claim: Claim, task: TaskFile, entry: Entry) -> Outcome:
+    def run_line(
+        self,
+        claim: Claim,
+        task: TaskFile,
+        entry: Entry,
+        values: dict[str, object] | None,
+    ) -> Outcome:
         """Run a line in place; settle nothing."""
         execution, path = self._execution, self._run.path
         started_us = CLOCK.now_us()
-        options = over(task.header.options, entry.run)
+        options = entry.run
+        if values is None:
+            options = over(task.header.options, options)
         line = execution.prepare(path, claim, task, entry, options, started_us)
+        line.values = values
         execution.runs += 1
         outcome = self._invoke(line)
         execution.end_output(line, outcome)
@@ -439,20 +439,3 @@ class _Host:
 def _nothing_else(run: Run) -> Attention:
     """Look up from a batch where there is nothing to be seen."""
     return Attention.GO_ON
-
-
-def _batch() -> None:
-    """Stand for the function of a batch, which has none."""
-
-
-BATCH_ENTRY: Final = Entry(BATCH, _batch, Kind.TASK, Arguments(_batch, BATCH))
-"""What a batch is registered as, everywhere."""
-
-
-def _is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:
-    if options.expires is None or claim.name.attempt:
-        return False
-    try:
-        return parse_at(options.expires, task.mtime_ns // 1000) < CLOCK.now_us()
-    except ValueError:  # it was a moment when it was read, but +N may be too late now
-        return False

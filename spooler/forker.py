@@ -1,6 +1,8 @@
 """The daemon's side of the template process: start it, have it fork and kill.
 
-See ``template`` for the protocol.
+The first one is forked from ``spoold`` before that has done anything: so it need not
+import again what both need. Those of a reload are processes anew, since by then the
+daemon holds much that a template must not have. See ``template`` for the protocol.
 """
 
 import json
@@ -8,21 +10,26 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from threading import Event
 from typing import Any, Final
 
 import msgspec
 
 from .channel import WorkerSettings
-from .errors import EXIT_TRY_LATER
+from .clock import CLOCK
+from .config import Settings
+from .errors import EXIT_FAILED, EXIT_TRY_LATER
+from .known import Known, Start
 from .sources import Stamp
-from .template import Known, Start
 
 STOP_TIMEOUT: Final = 5.0
 """Seconds that a template is given to end once its socket is closed."""
+
+WAIT_STEP: Final = 0.002
+"""Seconds between two looks whether it has ended."""
 
 log = logging.getLogger(__name__)
 
@@ -47,24 +54,24 @@ class Forker:
 
     Args:
         start: What it is to import.
+        anew: In a process that begins anew; else as a fork of this one.
+
+    Raises:
+        OSError: There are too many processes, or open files.
     """
 
-    def __init__(self, start: Start) -> None:
+    def __init__(self, start: Start, *, anew: bool) -> None:
         self.known: list[Known] | None = None
         self.files: dict[str, Stamp] = {}
         self.error: str | None = None
         self.gone = False
         self._socket, theirs = socket.socketpair()
-        # -P: a json.py in the current directory must not be taken for the real one.
-        module = ("-P", "-m", "spooler.template")
-        command = [sys.executable, *module, str(theirs.fileno())]
-        # In a group of its own, so that Ctrl-C in a terminal reaches only the daemon.
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            process_group=0,
-        )
+        try:
+            self._pid = _spawn(theirs) if anew else _fork(theirs, self._socket)
+        except BaseException:
+            self._socket.close()
+            theirs.close()
+            raise
         theirs.close()
         self._rest = b""
         self._asked: list[Child] = []
@@ -89,7 +96,7 @@ class Forker:
         try:
             socket.send_fds(self._socket, [line + b"\n"], fds)
         except OSError as error:
-            log.debug("template %d: %s", self._process.pid, error)
+            log.debug("template %d: %s", self._pid, error)
 
     def fork(
         self, settings: WorkerSettings, on_exit: OnExit
@@ -159,17 +166,68 @@ class Forker:
     def close(self) -> None:
         """End the template: it goes when its socket is closed."""
         self._socket.close()
-        if self.known is None:  # it imports, and nobody waits for that any more
-            self._process.kill()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # As long as it imports nobody waits for it.
+        if self.known is None or not self._has_ended(STOP_TIMEOUT):
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Wait so many seconds for the process to end; tell whether it has."""
+        until = CLOCK.monotonic() + timeout
+        while os.waitpid(self._pid, os.WNOHANG)[0] == 0:
+            if CLOCK.monotonic() >= until:
+                return False
+            Event().wait(WAIT_STEP)
+        return True
 
 
-def template_start(
-    modules: list[str], log_level: str, *, log_json: bool, reload: bool = False
-) -> Start:
-    """Return what a template of this process is told first."""
-    return Start(modules, os.getpid(), log_level, log_json, reload)
+def _spawn(control: socket.socket) -> int:
+    """Start a template as a new program; return its pid."""
+    # -P: a json.py in the current directory must not be taken for the real one.
+    module = ("-P", "-m", "spooler.template")
+    os.set_inheritable(control.fileno(), True)
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, *module, str(control.fileno())],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)],
+        # In a group of its own, so that Ctrl-C in a terminal reaches only the daemon.
+        setpgroup=0,
+    )
+
+
+def _fork(control: socket.socket, ours: socket.socket) -> int:
+    """Start a template as a fork of this process; return its pid."""
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setpgid(0, 0)
+        ours.close()
+        null = os.open(os.devnull, os.O_RDONLY)  # noqa: TID251 (not in the spool)
+        os.dup2(null, 0)
+        os.close(null)
+        from . import template  # noqa: PLC0415 (the daemon need not load it)
+
+        sys.argv[:] = [template.__file__, str(control.fileno())]
+        if not sys.flags.safe_path:
+            del sys.path[0]  # where the command is
+        template.be(control)
+    except BaseException:
+        log.exception("the template cannot begin")
+    finally:
+        os._exit(EXIT_FAILED)
+
+
+def start_template(settings: Settings, *, anew: bool = True) -> Forker:
+    """Start a template of this process.
+
+    Args:
+        anew: As for ``Forker``.
+
+    Raises:
+        OSError: There are too many processes, or open files.
+    """
+    modules, parent = list(settings.imports), os.getpid()
+    level, as_json = settings.log_level, settings.log_json
+    return Forker(Start(modules, parent, level, as_json, settings.reload), anew=anew)

@@ -4,8 +4,9 @@ Importing this loads the standard library and msgspec; waiting loads more.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+import msgspec
 
 from .moments import Duration, duration
 from .spooldir import SpoolDir
@@ -24,8 +25,7 @@ def spool_dir(path: str) -> SpoolDir:
         return _DIRS.setdefault(path, SpoolDir(path))
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
+class Handle(msgspec.Struct, frozen=True):
     """A task that was put.
 
     ``await`` gives what ``result`` returns, in asyncio and in trio.
@@ -39,12 +39,15 @@ class Handle:
     id: str
     task: str
     spool: str
-    _name: Name | None = field(repr=False)
+    _name: Name | None
     # The batch that holds it, if it is a line of one: it is finished when neither a
     # file of its own nor the batch's file is there.
-    _batch: Name | None = field(default=None, repr=False, compare=False)
+    _batch: Name | None = None
     # Whether a result is to be kept, as far as is known here.
-    _keeps: bool = field(default=False, repr=False, compare=False)
+    _keeps: bool = False
+
+    def __repr__(self) -> str:
+        return f"Handle(id={self.id!r}, task={self.task!r}, spool={self.spool!r})"
 
     def state(self) -> State | None:
         """Return where the task stands now; None if it is finished (or removed).

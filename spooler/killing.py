@@ -53,6 +53,7 @@ class Killing:
         self._workers = workers
         self._clock = clock
         self._wanted: dict[str, str] = {}
+        self._look_at = 0.0
         self.asked = True
         """Whether there may be new requests."""
 
@@ -69,6 +70,7 @@ class Killing:
         """
         if not self.asked and not self._wanted:
             return
+        self._look_at = self._clock.monotonic() + LOOK_AGAIN
         asked = kills.requests(self._spool)
         self.asked = False
         if not asked and not self._wanted:
@@ -134,7 +136,9 @@ class Killing:
 
     def next_moment(self) -> float | None:
         """Return when there is something to do, by the monotonic clock."""
-        moments = [self._clock.monotonic() + LOOK_AGAIN] if self._wanted else []
+        if self.asked:
+            return 0.0
+        moments = [self._look_at] if self._wanted else []
         for worker in self._workers.values():
             moments += worker.limits.values()
             at = worker.kill_at if worker.frozen else worker.term_at

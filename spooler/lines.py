@@ -4,16 +4,12 @@ Specification: docs/format.md, section 11.
 """
 
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
-from .codec import Header, decode, encode
+from .codec import SHORT, Header, around, decode, encode
 from .errors import CorruptError, UsageError
 from .options import NO_OPTIONS, RunOptions
 from .task import BATCH, MAX_HEADER
-
-_ARGS: Final = b'"args":{}'
-_SHORT: Final = 200
-"""Bytes of arguments that cannot be nested too deep, whatever they are."""
 
 
 class Frame(NamedTuple):
@@ -34,7 +30,7 @@ class Frame(NamedTuple):
         Raises:
             UsageError: No reader would take it.
         """
-        if len(args) <= _SHORT:
+        if len(args) <= SHORT:
             return self.before + args + self.after
         return encode_line(
             self.task, args, traceparent=self.traceparent, options=self.options
@@ -49,11 +45,13 @@ def frame(
     Raises:
         UsageError: No reader would take them.
     """
-    line = encode_line(task, b"{}", traceparent=traceparent, options=options)
-    before, _, after = line.partition(_ARGS)
-    if len(line) + _SHORT > MAX_HEADER:
-        raise _too_large()
-    return Frame(task, before + _ARGS[:-2], after, traceparent, options)
+    _check_name(task)
+    given = None if options is NO_OPTIONS else options
+    try:
+        before, after = around(task, traceparent=traceparent, options=given)
+    except UsageError:
+        raise _too_large() from None
+    return Frame(task, before, after, traceparent, options)
 
 
 def encode_line(

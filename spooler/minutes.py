@@ -3,11 +3,11 @@
 A folder is made when its time has come; until then only its name is known.
 """
 
-import heapq
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from .names import Names
 from .task import MINUTE_US, Name, minute_start_us
 
 
@@ -19,34 +19,56 @@ class Folder:
     native: re.Pattern[str]
     first: str
     last: str
-    names: list[str] = field(default_factory=list)  # descending: the next is last
-    arrived: list[str] = field(default_factory=list)  # a heap
-    unread: bool = True
+    names: Names = field(default_factory=Names)
+    unread: bool = True  # it is to be read, from the beginning
+    is_listed: bool = False  # it is being read
+    has_jumped: bool = False  # names were passed over that may be due
+    found: int = 0  # names that may be handed out, in this reading
     keep_until: float = 0.0
     in_flight: set[str] = field(default_factory=set)
     returned: set[str] = field(default_factory=set)
+    doubtful: set[str] = field(default_factory=set)  # names that may well be gone
+    lost: int = 0  # claims that others were first to make, lately
     skipped: set[str] = field(default_factory=set)  # paused tasks with names here
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all that waits in it is known, or was handed out."""
+        return not self.unread and not self.is_listed
 
     def is_native(self, name: str) -> bool:
         """Tell whether a name is native and belongs here."""
         if not self.first <= name[:16] <= self.last:
             return False
         if name.isascii():
-            return self.native.fullmatch(name) is not None
+            return self.native.fullmatch(f"{name}/") is not None
         parsed = Name.parse(name)
         return parsed is not None and self.path == parsed.folder
 
-    def peek(self) -> str | None:
-        """Return the next name without taking it."""
-        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
-            return self.arrived[0]
-        return self.names[-1] if self.names else None
+    def are_native(self, names: list[str]) -> bool:
+        """Tell, quickly, whether ascending names are native, ASCII and belong here.
 
-    def pop(self) -> str:
-        """Take the next name."""
-        if self.arrived and (not self.names or self.arrived[0] < self.names[-1]):
-            return heapq.heappop(self.arrived)
-        return self.names.pop()
+        If not all of them are, look at each.
+        """
+        if not names:
+            return True
+        within = self.first <= names[0][:16] and names[-1][:16] <= self.last
+        return within and self.native.fullmatch("/".join([*names, ""])) is not None
+
+    def must_be_read(self, name: str | None) -> bool:
+        """Tell whether it must be read before anything is taken.
+
+        Args:
+            name: The next name that is known, and not due; None if there is none.
+        """
+        missing = self.unread if name is None else self.has_jumped
+        return missing and not self.is_listed
+
+    def add(self, names: list[str]) -> None:
+        """Add names that wait, in ascending order."""
+        self.names.add(names)
+        if self.names.is_cut:
+            self.unread = True
 
     def next_of(self, paused: Collection[str]) -> str | None:
         """Return the next name whose task is not paused, without taking it.
@@ -54,11 +76,11 @@ class Folder:
         Names of paused tasks that come before it are forgotten: the folder is to be
         read again when one of ``skipped`` goes on.
         """
-        name = self.peek()
+        name = self.names.peek()
         while name is not None and paused and (task := task_of(name)) in paused:
-            self.pop()
+            self.names.pop()
             self.skipped.add(task)
-            name = self.peek()
+            name = self.names.peek()
         return name
 
 
@@ -95,8 +117,11 @@ def task_of(name: str) -> str:
 
 
 def _native(priority: int) -> re.Pattern[str]:
-    """Return what the native names of one priority look like, if they are ASCII."""
+    """Return what the native names of one priority look like, if they are ASCII.
+
+    For any number of them, each with a slash after it, which no name can have in it.
+    """
     return re.compile(
-        rf"[0-9]{{16}}\.{priority}\.(?:0|[1-9][0-9]{{0,5}})\.[0-9a-f]{{16}}"
-        r"\.[0-9A-Za-z_][!-.0-~]{0,127}(?<!\.tmp)(?<!\.why)"
+        rf"(?:[0-9]{{16}}\.{priority}\.(?:0|[1-9][0-9]{{0,5}})\.[0-9a-f]{{16}}"
+        r"\.[0-9A-Za-z_][!-.0-~]{0,127}(?<!\.tmp)(?<!\.why)/)*"
     )

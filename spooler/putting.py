@@ -12,13 +12,14 @@ from typing import Final, Literal
 import msgspec
 
 from .clock import CLOCK
-from .codec import encode
+from .codec import SHORT, around, encode
 from .errors import DuplicateError, UsageError
 from .handle import Handle, spool_dir
 from .moments import parse_at
 from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
-from .spooldir import keys
+from .spooldir import SpoolDir, keys
 from .spooldir.body import Body, pieces
+from .spooldir.quick import put_quickly
 from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, is_id
 
 At = int | float | str | datetime | timedelta
@@ -28,6 +29,8 @@ time zone, or a time from now."""
 Durability = Literal["safe", "fast"]
 """``safe``: a task that was put survives a power cut. ``fast``: only the death of
 processes."""
+
+_DEFAULTS: Final[dict[bytes, SpoolDir]] = {}
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -133,6 +136,60 @@ class Call:
             with suppress(UnicodeDecodeError):
                 return body.decode()
         raise UsageError(f"{self.task}: the body of {what} is bytes of UTF-8 text")
+
+
+class Prepared:
+    """Puts of a task that differ in nothing but their arguments, as most do.
+
+    All else is worked out once: a put takes a third of the time.
+
+    Args:
+        options: Those of each put: see ``can_be_prepared``.
+
+    Raises:
+        UsageError: An option cannot be.
+    """
+
+    def __init__(self, task: str, options: PutOptions) -> None:
+        _check_key(options)
+        priority = check_priority(options.priority)
+        run = options.run
+        self.task = task
+        self.options = options
+        self._priority = DEFAULT_PRIORITY if priority is None else priority
+        self._spool = None if options.spool is None else spool_dir(options.spool)
+        self._durable = check_durability(options.durability or "safe") == "safe"
+        self._keeps = options.keeps or run.keep_result is not None
+        self._before, self._after = around(
+            task,
+            traceparent=options.traceparent,
+            options=None if run is NO_OPTIONS else run,
+        )
+
+    def put(self, args: bytes) -> Handle:
+        """Put the task with these arguments, encoded: see the function ``put``."""
+        if len(args) > SHORT:
+            return put(self.task, args, self.options)
+        spool = self._spool or default_spool()
+        task, task_id = self.task, os.urandom(8).hex()
+        name = Name(CLOCK.now_us(), self._priority, 0, task_id, task)
+        head = self._before + args + self._after
+        if self._durable:
+            spool.put(name, (head,))
+        else:
+            put_quickly(spool, name, head)
+        return Handle(task_id, task, spool.path, name, None, self._keeps)
+
+
+def can_be_prepared(options: PutOptions) -> bool:
+    """Tell whether puts with these options may differ in their arguments only."""
+    return (
+        options.at is None
+        and options.id is None
+        and options.key is None
+        and options.body is None
+        and options.spool in (None, os.path.abspath(options.spool or ""))
+    )
 
 
 def put(task: str, args: bytes, options: PutOptions) -> Handle:
@@ -252,6 +309,17 @@ def _check_id(value: str) -> str:
 def default_path() -> str:
     """Return the spool of tasks that name none: ``$SPOOL_DIR``, else ``./spool``."""
     return os.path.abspath(os.environ.get("SPOOL_DIR") or DEFAULT_DIR)
+
+
+def default_spool() -> SpoolDir:
+    """Return the spool of tasks that name none."""
+    try:
+        return _DEFAULTS[os.environb[b"SPOOL_DIR"]]  # a third of what `environ` takes
+    except KeyError:
+        spool = spool_dir(default_path())
+        if spool.path == os.environ.get("SPOOL_DIR"):
+            _DEFAULTS[os.fsencode(spool.path)] = spool
+        return spool
 
 
 def check_durability(value: str) -> Durability:

@@ -1,7 +1,6 @@
 """When a worker has done enough, or has grown too large, and is to be replaced."""
 
 import os
-import secrets
 from typing import Final
 
 from .clock import CLOCK, Clock
@@ -18,7 +17,7 @@ def less(limit: int) -> int:
     Drawn for each worker's life, so that workers that began together do not all end
     together. Numbers below 10 stay.
     """
-    return limit - secrets.randbelow(limit // 10 + 1)
+    return limit - int.from_bytes(os.urandom(8)) % (limit // 10 + 1)
 
 
 def resident() -> int:

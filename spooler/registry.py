@@ -33,6 +33,7 @@ class Entry:
         schedule: When the daemon puts it by itself; None for never.
         overlap: A slot's task is put although the last one has not finished.
         is_async: It is an ``async def`` function.
+        is_plain: Its runs need nothing but their arguments.
     """
 
     name: str
@@ -49,6 +50,11 @@ class Entry:
     schedule: Schedule | None = None
     overlap: bool = False
     is_async: bool = False
+    is_plain: bool = field(init=False, default=False)
+
+    def __post_init__(self) -> None:
+        plain = self.run is NO_OPTIONS and self.limits is None
+        object.__setattr__(self, "is_plain", plain)
 
     def check_run(self, run: RunOptions) -> None:
         """Check options against what the function is.

@@ -3,7 +3,6 @@
 Here user code is called, and nowhere else.
 """
 
-import asyncio
 import inspect
 import math
 import traceback
@@ -15,7 +14,6 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from .arguments import BodyKind
-from .clock import CLOCK
 from .current import CurrentTask
 from .errors import ArgumentsError, Fail, Retry, SoftTimeout
 from .registry import Entry, Kind
@@ -31,35 +29,40 @@ READ_AGAIN = 5.0
 _LIMIT_MAX: Final = 1e10
 """Seconds. A run with a longer limit has no deadline that a calendar can show."""
 
-_ACK = Outcome(Verdict.ACK)
+ACKED: Final = Outcome(Verdict.ACK)
+"""A run that was a success, and leaves nothing else."""
+
+_TASK: Final = Kind.TASK  # to look into an enum takes as long as a call
 
 
 def current(
-    claim: Claim, task: TaskFile, spool: SpoolDir, limit: float | None
+    claim: Claim,
+    task: TaskFile,
+    spool: SpoolDir,
+    limit: float | None,
+    started_us: int,
 ) -> CurrentTask:
     """Return what the running function may ask about its run.
 
     Args:
         limit: Seconds the run may take; None for no limit.
     """
-    name = claim.name
+    name, header = claim.name, task.known
+    trace = parent = None
+    if header is not None:
+        trace = header.traceparent
+        parent = None if header.options is None else header.options.parent
     return CurrentTask(
-        id=name.id,
-        name=name.task,
-        attempt=name.attempt + 1,
-        priority=name.priority,
-        spool=spool.path,
-        put_us=task.mtime_ns // 1000,
-        deadline_us=_deadline_us(limit),
-        traceparent=task.header.traceparent,
-        parent=None if task.header.options is None else task.header.options.parent,
+        name.id,
+        name.task,
+        name.attempt + 1,
+        name.priority,
+        spool.path,
+        task.mtime_ns // 1000,
+        None if limit is None or limit > _LIMIT_MAX else started_us + int(limit * 1e6),
+        trace,
+        parent,
     )
-
-
-def _deadline_us(limit: float | None) -> int | None:
-    if limit is None or limit > _LIMIT_MAX:
-        return None
-    return CLOCK.now_us() + int(limit * 1e6)
 
 
 Guard = AbstractContextManager[object]
@@ -68,6 +71,14 @@ Guard = AbstractContextManager[object]
 Wait = Callable[[Coroutine[Any, Any, object]], object]
 """Runs a coroutine and waits for it."""
 
+
+def wait_here(coroutine: Coroutine[Any, Any, object]) -> object:
+    """Run a coroutine in a loop of its own and wait for it (``Wait``)."""
+    import asyncio  # noqa: PLC0415 (it is large, and few plain functions need it)
+
+    return asyncio.run(coroutine)
+
+
 _NOTHING: Final[Guard] = nullcontext()
 
 
@@ -75,10 +86,11 @@ def run_task(
     entry: Entry,
     claim: Claim,
     task: TaskFile,
+    values: dict[str, object] | None = None,
     guard: Guard | None = None,
     *,
     keep: bool = False,
-    wait: Wait = asyncio.run,
+    wait: Wait = wait_here,
 ) -> Outcome:
     """Call a task's function with its arguments; return how it ended.
 
@@ -86,15 +98,19 @@ def run_task(
     the classes of its arguments and for what it returns too.
 
     Args:
+        values: Its arguments, if they were read from ``task`` already.
         keep: Have the outcome hold what the function returned.
         wait: Runs what a function returns that is to be awaited.
     """
     try:
-        call = _prepare_or_say_why_not(entry, claim, task)
+        if values is not None and guard is None:  # as most are
+            result = entry.arguments.call(entry.function, values)
+            if result is None and entry.kind is _TASK:
+                return ACKED
+            return _judge(entry, _finish(result, wait), keep=keep)
+        call = _prepare_or_say_why_not(entry, claim, task, values)
         if isinstance(call, Outcome):
             return call
-        if guard is None and call.body is None:
-            return _judge(entry, _finish(call.function(), wait), keep=keep)
         with guard or _NOTHING, call.body or _NOTHING:
             result = _finish(call.function(), wait)
         return _judge(entry, result, keep=keep)
@@ -106,6 +122,7 @@ async def run_coroutine(
     entry: Entry,
     claim: Claim,
     task: TaskFile,
+    values: dict[str, object] | None,
     guard: Guard,
     *,
     keep: bool = False,
@@ -115,7 +132,7 @@ async def run_coroutine(
     The caller's cancellation ends it too, and is an outcome like any other.
     """
     try:
-        call = _prepare_or_say_why_not(entry, claim, task)
+        call = _prepare_or_say_why_not(entry, claim, task, values)
         if isinstance(call, Outcome):
             return call
         with guard, call.body or _NOTHING:
@@ -156,9 +173,11 @@ class _Call(msgspec.Struct):
 
 
 def _prepare_or_say_why_not(
-    entry: Entry, claim: Claim, task: TaskFile
+    entry: Entry, claim: Claim, task: TaskFile, values: dict[str, Any] | None
 ) -> _Call | Outcome:
     try:
+        if values is not None:
+            return _Call(lambda: entry.arguments.call(entry.function, values))
         return _prepare(entry, claim, task)
     except ArgumentsError as error:
         return Outcome(Verdict.FAIL, f"ArgumentsError: {error}", "arguments")
@@ -215,13 +234,14 @@ def _line(error: BaseException) -> str:
 
 
 def _judge(entry: Entry, result: object, *, keep: bool) -> Outcome:
-    if entry.kind is Kind.FOREVER:
+    kind = entry.kind
+    if kind is _TASK:
+        return Outcome(Verdict.ACK, value=result) if keep else ACKED
+    if kind is Kind.FOREVER:
         return Outcome(Verdict.AGAIN, after=_seconds(entry.pause))
-    if entry.kind is Kind.TASK:
-        return Outcome(Verdict.ACK, value=result) if keep else _ACK
     value = result.value if isinstance(result, Answer) else result
     if value == Answer.OK.value:
-        return _ACK
+        return ACKED
     if value == Answer.IGNORE.value and value is not False:
         return Outcome(Verdict.RELEASE, "returned IGNORE")
     error = "returned RETRY"

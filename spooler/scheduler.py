@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 from .clock import CLOCK, Clock
 from .codec import encode
+from .known import Known
 from .logs import escape
 from .schedule import Schedule
-from .slots import latest_slot_us, next_slot_us
 from .spooldir import SpoolDir, timers
 from .task import DEFAULT_PRIORITY, Name, iso
-from .template import Known
 
 LOOK_AGAIN_US = 1_000_000
 """How soon to look again at a timer whose last task has not finished."""
@@ -75,6 +74,9 @@ class Scheduler:
 
     def _look(self, timer: _Timer, now_us: int) -> int:
         """Put the newest slot's task if nobody has; return when to look again."""
+        # Here, since it loads cronsim, and most spools have no timers.
+        from .slots import latest_slot_us, next_slot_us  # noqa: PLC0415
+
         task = timer.known.name
         slot_us = latest_slot_us(timer.schedule, now_us)
         upcoming_us = next_slot_us(timer.schedule, now_us)

@@ -75,6 +75,9 @@ class Supervisor:
     Args:
         add_reader: How to be called when a descriptor is readable.
         daemon: The daemon's name, as in ``workers/``.
+
+    Attributes:
+        draining: It starts nothing more.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class Supervisor:
         self._kinds = Kinds(backlog.give_back)
         self._places = ONE
         self._feed_again = False
-        self._draining = False
+        self.draining = False
         self._spawn_at = 0.0
         self._spawn_pause = 0.0
         self._spawns_later = False
@@ -131,16 +134,15 @@ class Supervisor:
             if worker.forker is not forker:
                 worker.drain()
         self._spawn_at = 0.0
+        self._spawns_later = False
 
     def spawn(self, forker: Forker) -> None:
         """Start the workers that are missing."""
-        self._recycle()
         now = self._clock.monotonic()
         self._spawns_later = forker.gone or forker.asked >= ASK_MAX  # we hear of it
-        if self._draining or now < self._spawn_at or forker.gone:
+        if self.draining or now < self._spawn_at or forker.gone:
             return
-        active = sum(not worker.draining for worker in self._workers.values())
-        for _ in range(self._settings.workers - active):
+        for _ in range(self._missing):
             if forker.asked >= ASK_MAX:
                 self._spawns_later = True
                 return
@@ -152,6 +154,12 @@ class Supervisor:
                 text = "cannot start more than %d workers in %s now: %s"
                 log.error(text, have, escape(self._spool.path), error)
                 return
+
+    @property
+    def _missing(self) -> int:
+        """How many workers more there are to be."""
+        active = sum(not worker.draining for worker in self._workers.values())
+        return self._settings.workers - active
 
     def _recycle(self) -> None:
         """Replace those that have done enough, while not too many are ending."""
@@ -228,11 +236,18 @@ class Supervisor:
                 return 1
             case "!run":
                 worker.runs(rest)
+            case "!lost":
+                worker.forget(rest)
+                ours = any(rest in other.in_flight for other in self._workers.values())
+                (self._backlog.settle if ours else self._backlog.lose)(rest)
+                self._parking.settled(rest)
+                return 1
             case "!back":
                 worker.forget(rest)
                 self._backlog.give_back(rest)
             case "!recycle":
                 worker.is_done = True
+                self._recycle()
             case "!leave":
                 worker.drain()
         return 0
@@ -244,6 +259,7 @@ class Supervisor:
 
     def _ended(self, name: str, code: int) -> None:
         worker = self._workers.pop(name)
+        self._recycle()
         if worker.channel.open:
             self._heard(worker)  # what it said at last
         # Also if a name could not be sent to it: then its end was not heard yet.
@@ -259,13 +275,13 @@ class Supervisor:
             return
         fate = self._fate(worker, code)
         log.log(
-            logging.INFO if self._draining else logging.ERROR,
+            logging.INFO if self.draining else logging.ERROR,
             "worker=%s pid=%s died: %s",
             name,
             worker.child.pid,
             next(iter(fate.culprits.values()), fate.outcome).error,
         )
-        if not self._draining:
+        if not self.draining:
             now = self._clock.monotonic()
             self._spawn_at = now + self._spawn_pause
             self._spawn_pause = min(RESPAWN_MAX, self._spawn_pause * 2 or 0.05)
@@ -276,7 +292,7 @@ class Supervisor:
     def _fate(self, worker: WatchedWorker, code: int) -> Fate:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
         outcome = Outcome(Verdict.FAIL, f"its worker died: {how}", "crash")
-        if self._draining:
+        if self.draining:
             outcome = STOPPED
         elif worker.frozen:
             outcome = BESIDE
@@ -299,35 +315,44 @@ class Supervisor:
         Raises:
             OSError: From the file system.
         """
-        if self._draining:
+        if self.draining:
             return
         self._feed_again = False
         self._parking.look()
         if self._backlog.more_is_paused():
             self._take_back()
             self._kinds.give_all_back()
+        self._backlog.read_on()
         self._backlog.forget_past()
         if self._places.coroutines:
-            if self._kinds.feed(self._workers.values(), self._take):
-                self._share([w for w in self._workers.values() if w.room > 0])
+            has_room = self._kinds.feed(self._workers.values(), self._take)
             self._feed_again = self._feed_again or self._kinds.again
+        else:
+            has_room = self._hand_out()
+        if has_room:
+            self._share([w for w in self._workers.values() if w.room > 0])
+        if self._places.coroutines or not has_room:
             self._offer_urgent()
-            return
+
+    def _hand_out(self) -> bool:
+        """Hand out what there is room for; tell whether there is room for more."""
         hungry = [w for w in self._workers.values() if w.room > 0]
-        hungry.sort(key=lambda worker: len(worker.in_flight))
+        if len(hungry) > 1:
+            hungry.sort(key=lambda worker: len(worker.in_flight))
         while hungry:
             worker = hungry.pop(0)
-            paths = self._take(min(worker.room, worker.helping))
-            if not paths:
-                self._share([worker, *hungry])
-                return
-            worker.offer(paths)
+            wanted = min(worker.room, worker.helping)
+            paths = self._take(wanted)
+            if paths:
+                worker.offer(paths)
+                if worker.batch is not None:
+                    for each in self._workers.values():
+                        each.ask_anew(self._clock.monotonic())
+            if len(paths) < wanted:
+                return True
             if worker.room > 0:  # after the others, so that all get some
                 hungry.append(worker)
-            if worker.batch is not None:
-                for each in self._workers.values():
-                    each.ask_anew(self._clock.monotonic())
-        self._offer_urgent()
+        return False
 
     def _take(self, limit: int, more_urgent_than: int | None = None) -> list[str]:
         """Take names from the backlog; park those that would be refused."""
@@ -414,15 +439,14 @@ class Supervisor:
                     trim(self._spool, worker.name)
 
     def next_moment(self) -> float | None:
-        """Seconds until ``enforce``, ``feed`` or ``spawn`` has something to do."""
+        """Seconds until one of the methods has something to do; None for never."""
         now = self._clock.monotonic()
-        if self._feed_again and not self._draining:
+        if (self._feed_again or self._backlog.is_reading) and not self.draining:
             return 0.0
         moments = [self._killing.next_moment(), self._dead.next_moment()]
-        if not self._draining:
+        if not self.draining:
             moments.append(self._parking.next_moment())
-            missing = len(self._workers) < self._settings.workers
-            if missing and not self._spawns_later:
+            if self._missing > 0 and not self._spawns_later:
                 moments.append(self._spawn_at)
         if any(not w.in_flight and w.room for w in self._workers.values()):
             for worker in self._workers.values():
@@ -453,13 +477,13 @@ class Supervisor:
 
     def drain(self) -> None:
         """Let the workers finish what they run, and start nothing more."""
-        self._draining = True
+        self.draining = True
         for worker in self._workers.values():
             worker.drain()
 
     def kill(self) -> None:
         """Kill the workers; what they ran is released, not counted."""
-        self._draining = True
+        self.draining = True
         for worker in self._workers.values():
             worker.forker.kill(worker.child)
 

@@ -128,6 +128,11 @@ def _minute(number: int) -> str:
     return (_EPOCH + timedelta(minutes=number)).strftime("%Y%m%dT%H%M")
 
 
+@lru_cache(maxsize=1024)
+def _folder(priority: int, number: int) -> str:
+    return f"{priority}/{_minute(number)}"
+
+
 def minute_of(due_us: int) -> str:
     """Return the name of the folder for tasks due then: the UTC minute."""
     return _minute(due_us // MINUTE_US)
@@ -204,7 +209,7 @@ class Name(msgspec.Struct, frozen=True):
     @property
     def folder(self) -> str:
         """The minute folder it belongs in, below the spool's root."""
-        return f"{self.priority}/{minute_of(self.due_us)}"
+        return _folder(self.priority, self.due_us // MINUTE_US)
 
 
 BATCH: Final = "_batch"
@@ -217,16 +222,25 @@ def derived_id(*parts: object) -> str:
     return blake2b(text.encode()).hexdigest()[:16]
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, eq=False):
     """A task that this worker holds.
 
     Attributes:
-        file: The name of its file in the worker's folder.
+        known: What ``file`` says, if somebody has asked.
+        file: The name of its file in the worker's folder: a native one.
     """
 
-    name: Name
+    known: Name | None
     worker: str
     file: str
+
+    @property
+    def name(self) -> Name:
+        """What the name of its file says."""
+        if self.known is None:
+            due, priority, attempt, task_id, task = self.file.split(".", 4)
+            self.known = Name(int(due), int(priority), int(attempt), task_id, task)
+        return self.known
 
 
 class Verdict(Enum):

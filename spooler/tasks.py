@@ -21,7 +21,15 @@ from .lines import frame
 from .many import Batch, put_rows
 from .moments import Duration
 from .options import Follower, IfExists, over, run_options
-from .putting import At, Call, Durability, PutOptions, expires_for_file
+from .putting import (
+    At,
+    Call,
+    Durability,
+    Prepared,
+    PutOptions,
+    can_be_prepared,
+    expires_for_file,
+)
 from .registry import Entry
 from .spooldir.body import Body
 from .task import check_task_name
@@ -29,7 +37,7 @@ from .task import check_task_name
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MAGIC: Final = ("at", "priority", "body", "spooler")
+_MAGIC: Final = frozenset({"at", "priority", "body", "spooler"})
 _PLAIN_OPTIONS: Final = frozenset(
     field.name
     for field in dataclasses.fields(PutOptions)
@@ -109,9 +117,7 @@ class Task(Generic[P, R]):
         self._function = function
         self._options = options
         parameters = inspect.signature(function).parameters
-        self._magic = tuple(
-            key for key in _MAGIC if key == "body" or key not in parameters
-        )
+        self._magic = _MAGIC - (parameters.keys() - {"body"})
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -135,7 +141,10 @@ class Task(Generic[P, R]):
             SpoolUncertain: The last sync failed: the task may run.
             OSError: From the file system; there is no task then.
         """
-        return self._call(self._options, args, kwargs).spool()
+        prepared = self._prepared
+        if prepared is None or not self._magic.isdisjoint(kwargs):
+            return self._call(self._options, args, kwargs).spool()
+        return prepared.put(self._entry.arguments.encode(args, kwargs))
 
     async def aspool(self, *args: P.args, **kwargs: P.kwargs) -> Handle:
         """Put a task as ``spool`` does, in a thread: the event loop goes on meanwhile.
@@ -143,6 +152,22 @@ class Task(Generic[P, R]):
         In asyncio and in trio.
         """
         return await self._call(self._options, args, kwargs).aspool()
+
+    @functools.cached_property
+    def _prepared(self) -> Prepared | None:
+        return self._prepare(self._options)
+
+    def _prepare(self, options: PutOptions) -> Prepared | None:
+        """Return what puts the task with these options, if it needs no more."""
+        entry = self._entry
+        if (
+            entry.key is not None
+            or not entry.arguments.body_is_optional
+            or not can_be_prepared(options)
+        ):
+            return None
+        entry.check_run(options.run)
+        return Prepared(self.name, options)
 
     def using(self, **options: Unpack[UsingKeywords]) -> "Using[P]":
         """Return something whose ``spool`` puts the task so.
@@ -217,8 +242,9 @@ class Task(Generic[P, R]):
         call = functools.partial(
             self._call, replace(options, at=None, priority=None, id=None)
         )
-        magic = frozenset(self._magic)
-        return put_rows(self.name, rows, form, arguments.encode, call, magic, options)
+        return put_rows(
+            self.name, rows, form, arguments.encode, call, self._magic, options
+        )
 
     def _call(
         self, options: PutOptions, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,8 +1,8 @@
 """The process that workers are forked from.
 
 It imports the user's modules once and has one thread, so a fork is cheap, shares
-memory and is safe. The daemon starts it as ``python -m spooler.template`` with one
-end of a socket, and asks it to fork and to kill.
+memory and is safe. The daemon starts it (``forker``), at a reload as ``python -m
+spooler.template``, with one end of a socket, and asks it to fork and to kill.
 
 The standard library's forkserver is not used: it hides errors of the imported
 modules, cannot be replaced for a reload, and does not report how a worker died.
@@ -28,75 +28,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import msgspec
 
 from . import logs, worker
 from .channel import WorkerSettings
 from .errors import EXIT_FAILED, UsageError
-from .options import Follower, RunOptions
-from .registry import REGISTRY, Entry
-from .retry import RetryOptions
-from .schedule import CronLine, Interval
-from .slots import check
+from .known import Start, known_of
+from .options import RunOptions
+from .registry import REGISTRY
 from .sources import source_files
 
 _PR_SET_PDEATHSIG: Final = 1
 _prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 
 log = logging.getLogger(__name__)
-
-
-class Known(msgspec.Struct, frozen=True):
-    """What a daemon must know of a registered function, without its code.
-
-    Attributes:
-        limits: The hashes of those limits that are the same for all its tasks.
-        is_async: It is an ``async def`` function.
-    """
-
-    name: str
-    retry: RetryOptions
-    spool: str | None
-    priority: int | None
-    interval: Interval | None
-    cron: CronLine | None
-    overlap: bool
-    on_failure: tuple[Follower, ...] | None = None
-    limits: tuple[str, ...] = ()
-    is_async: bool = False
-
-
-def known_of(entry: Entry) -> Known:
-    """Return what a daemon must know of a function."""
-    schedule = entry.schedule
-    return Known(
-        entry.name,
-        entry.retry,
-        entry.spool,
-        entry.priority,
-        schedule if isinstance(schedule, Interval) else None,
-        schedule if isinstance(schedule, CronLine) else None,
-        entry.overlap,
-        entry.run.on_failure,
-        entry.limits.shared(entry.name) if entry.limits is not None else (),
-        entry.is_async,
-    )
-
-
-class Start(msgspec.Struct, frozen=True):
-    """What the template is told first.
-
-    Attributes:
-        reload: The daemon wants to know of the files that were imported.
-    """
-
-    modules: list[str]
-    parent: int
-    log_level: str = "info"
-    log_json: bool = False
-    reload: bool = False
 
 
 def load(modules: list[str]) -> None:
@@ -119,6 +66,8 @@ def load(modules: list[str]) -> None:
     for entry in REGISTRY:
         _check_followers(entry.name, entry.run)
         if entry.schedule is not None:
+            from .slots import check  # noqa: PLC0415 (it loads cronsim)
+
             try:
                 check(entry.schedule)
             except UsageError as error:
@@ -184,7 +133,11 @@ class Template:
             self._control.sendall(json.dumps(message).encode() + b"\n")
 
     def _lines(self) -> list[bytes] | None:
-        data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 64)
+        """Return what the daemon says; None if it is gone."""
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, 1 << 16, 64)
+        except ConnectionResetError:  # it has not heard all that was told
+            return None
         self._fds += fds
         if not data:
             return None
@@ -193,9 +146,11 @@ class Template:
 
     def run(self) -> None:
         """Import, report, then fork and reap until the daemon is gone."""
-        lines: list[bytes] = []
+        lines: list[bytes] | None = []
         while not lines:
-            lines = self._lines() or sys.exit(0)
+            lines = self._lines()
+            if lines is None:
+                return
         start = msgspec.json.decode(lines[0], type=Start)
         die_with(start.parent)
         # It ends with the daemon. A service manager's TERM for the whole group must
@@ -214,7 +169,7 @@ class Template:
         except UsageError as error:
             log.debug("import", exc_info=error.__cause__)
             self._tell({"error": str(error)})
-            sys.exit(EXIT_FAILED)
+            raise
         self._warn_of_threads()
         if any(entry.is_async for entry in REGISTRY):
             importlib.import_module("spooler.concurrent")  # once, for all workers
@@ -231,8 +186,6 @@ class Template:
         self._serve(lines[1:])
         for pid in self._children:
             self._kill(pid)
-        _flush()
-        os._exit(0)  # without waiting for threads of the imported modules
 
     def _warn_of_threads(self) -> None:
         others = [t.name for t in threading.enumerate()[1:]]
@@ -350,5 +303,20 @@ def die_with(parent: int) -> None:
         os._exit(EXIT_FAILED)
 
 
+def be(control: socket.socket) -> NoReturn:
+    """Be a template until the daemon is gone; never return."""
+    status = EXIT_FAILED
+    try:
+        Template(control).run()
+        status = 0
+    except UsageError:
+        pass  # the daemon was told
+    except BaseException:
+        log.exception("the template ends")
+    finally:
+        _flush()
+        os._exit(status)  # without waiting for threads of the imported modules
+
+
 if __name__ == "__main__":
-    Template(socket.socket(fileno=int(sys.argv[1]))).run()
+    be(socket.socket(fileno=int(sys.argv[1])))

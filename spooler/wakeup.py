@@ -1,8 +1,8 @@
-"""Wait for a file, a signal, a message or a moment.
+"""Be told of files: watchdog's inotify.
 
-Watching is watchdog's inotify, read in the daemon's own loop: no thread, so that
-a new file costs one system call and no hand-over. Where there is no inotify for a
-directory (a network file system, no watches left) the caller must scan.
+The daemon reads it in its own loop: no thread, so that a new file costs one system
+call and no hand-over. Where there is no inotify for a directory (a network file
+system, no watches left) the caller must scan.
 """
 
 import errno
@@ -12,12 +12,10 @@ import math
 import os
 import re
 import select
-import selectors
-import signal
+import struct
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from types import FrameType
 from typing import Final
 
 from watchdog.observers.inotify_c import (
@@ -44,11 +42,19 @@ MASK: Final = Mask(
 REMOVALS: Final = Mask(InotifyConstants.IN_DELETE | InotifyConstants.IN_MOVED_FROM)
 """What is watched besides where a name that goes is news, too."""
 
+_WHOLE: Final = MASK & ~InotifyConstants.IN_CREATE
+
 FILE_MASK: Final = Mask(
     InotifyConstants.IN_MOVE_SELF
     | InotifyConstants.IN_ATTRIB  # one name less: an open file is not deleted yet
     | InotifyConstants.IN_DELETE_SELF
 )
+
+_EVENT: Final = struct.Struct("iIII")
+"""The head of an event as the kernel writes it: watch, mask, cookie, length of name."""
+
+_READ_MAX: Final = 1 << 16
+"""Bytes of events that are read in one go."""
 
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
@@ -72,10 +78,13 @@ class _Folder:
         self._on_deleted = on_deleted
 
     def on_event(self, event: InotifyEvent) -> None:
-        name = os.fsdecode(event.name)
+        self.tell(event.mask, event.name)
+
+    def tell(self, mask: int, raw: bytes) -> None:
+        """Tell of a file, if it is one to be looked at."""
+        name = os.fsdecode(raw)
         if name and name[0] != "." and not name.endswith(".tmp"):
-            whole = event.mask & ~InotifyConstants.IN_CREATE & MASK != 0
-            self._on_name(name, whole)
+            self._on_name(name, mask & _WHOLE != 0)
 
     def on_watch_deleted(self, wd: WatchDescriptor) -> None:
         self._on_deleted()
@@ -87,6 +96,11 @@ class _Folder:
 class _Inotify(InotifyFD):
     """watchdog's inotify with its descriptor shown, never started as a thread."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        for fd in self.descriptors():
+            os.set_inheritable(fd, False)
+
     def fileno(self) -> int:
         return self._inotify_fd
 
@@ -97,6 +111,25 @@ class _Inotify(InotifyFD):
         # watchdog 7 leaves the descriptors to its thread until a first read is over.
         self._is_reading = False
         self.close()
+
+    def read_now(self, folders: Mapping[int, _Folder]) -> None:
+        """Read what there is, once it is readable, and tell the folders.
+
+        Names are told at once: for each, watchdog would ask once more whether there
+        is something, and make an object. All other news are left to it.
+        """
+        data = os.read(self._inotify_fd, _READ_MAX)
+        at = 0
+        while at < len(data):
+            wd, mask, cookie, length = _EVENT.unpack_from(data, at)
+            begin = at + _EVENT.size
+            at = begin + length
+            name = data[begin:at].rstrip(b"\0")
+            folder = folders.get(wd)
+            if name and folder is not None:
+                folder.tell(mask, name)
+            else:
+                self.handle_event(InotifyEvent(wd, mask, cookie, name))
 
 
 _IDS: Final = itertools.count(1)
@@ -112,6 +145,7 @@ class Watch:
     def __init__(self, path: str) -> None:
         self._path = path
         self._watched: dict[str, WatchDescriptor] = {}
+        self._folders: dict[int, _Folder] = {}
         self._full = False
         self._inotify = self._open()
 
@@ -158,7 +192,7 @@ class Watch:
         path = os.fsencode(os.path.join(self._path, folder))
 
         def on_deleted() -> None:
-            self._watched.pop(folder, None)
+            self._forget(folder)
             on_lost()
 
         callback = _Folder(on_name, on_lost, on_deleted)
@@ -176,6 +210,7 @@ class Watch:
                 self._full = True
             return False
         self._watched[folder] = wd
+        self._folders[wd] = callback
         return True
 
     def has(self, folder: str) -> bool:
@@ -184,15 +219,20 @@ class Watch:
 
     def remove(self, folder: str) -> None:
         """Stop watching a directory."""
-        wd = self._watched.pop(folder, None)
+        wd = self._forget(folder)
         if wd is not None and self._inotify is not None:
             self._inotify.remove_callbacks([(wd, CallbackId(1))])
+
+    def _forget(self, folder: str) -> WatchDescriptor | None:
+        wd = self._watched.pop(folder, None)
+        if wd is not None:
+            self._folders.pop(wd, None)
+        return wd
 
     def read(self) -> None:
         """Read what there is and call back for it. Call it when readable."""
         if self._inotify is not None:
-            for event in self._inotify.read_events():
-                self._inotify.handle_event(event)
+            self._inotify.read_now(self._folders)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -214,8 +254,6 @@ class _Hub:
         self.pid = os.getpid()
         self._inotify = _Inotify()
         self._bell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        for fd in self._inotify.descriptors():
-            os.set_inheritable(fd, False)
         self._lock = threading.Lock()
         self._posts = 0
         self._is_read = False
@@ -382,83 +420,6 @@ class Watchpost:
     def on_queue_overflow(self) -> None:
         """Tell it."""
         self._ring()
-
-
-class Signals:
-    """Signals as bytes in a pipe; the handler does no work.
-
-    Args:
-        numbers: The signals to take.
-    """
-
-    def __init__(self, numbers: Iterable[int]) -> None:
-        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._seen: list[int] = []
-        self._numbers = tuple(numbers)
-        for number in self._numbers:
-            signal.signal(number, self._handle)
-        # A lease that is broken while we hold it sends this one; see
-        # spooldir.dropped. Not SIG_IGN: that would be inherited by user code.
-        signal.signal(signal.SIGIO, _nothing)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self._seen.append(number)
-        try:
-            os.write(self._writer, b"s")
-        except BlockingIOError:
-            return  # the pipe is full: the loop is awake anyway
-
-    def ignore(self) -> None:
-        """Ignore them from now on: the process is about to end by itself.
-
-        Python gives signals their default effect back while it ends, and one more
-        TERM would then turn a good exit code into a death.
-        """
-        for number in self._numbers:
-            signal.signal(number, signal.SIG_IGN)
-
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when signals came."""
-        return self._reader
-
-    def take(self) -> list[int]:
-        """Return the signals that came since the last call."""
-        try:
-            os.read(self._reader, 4096)
-        except BlockingIOError:
-            return []
-        seen, self._seen = self._seen, []
-        return seen
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    """Handle a signal by doing nothing."""
-
-
-class Loop:
-    """Calls what is ready: one selector for the whole daemon."""
-
-    def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
-
-    def add(self, fd: int, ready: Callable[[], None]) -> None:
-        """Call ``ready`` whenever ``fd`` is readable."""
-        self._selector.register(fd, selectors.EVENT_READ, ready)
-
-    def remove(self, fd: int) -> None:
-        """Forget ``fd``; do it before it is closed."""
-        self._selector.unregister(fd)
-
-    def wait(self, timeout: float | None) -> None:
-        """Wait until something is ready or ``timeout`` seconds are over."""
-        for key, _ in self._selector.select(timeout):
-            # An earlier call may have removed it, and added another in its place.
-            if self._selector.get_map().get(key.fd) is key:
-                key.data()
-
-    def close(self) -> None:
-        """Close the selector."""
-        self._selector.close()
 
 
 def is_remote(kind: str) -> bool:

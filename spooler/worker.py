@@ -18,13 +18,18 @@ from .capture import Capture, capture
 from .channel import Channel, WorkerSettings
 from .clock import CLOCK
 from .ending import SETTLE_AGAIN
-from .execution import Execution, Run
+from .execution import Execution
 from .recycling import Recycling
 from .registry import REGISTRY
+from .run import Run
 from .spooldir import SpoolDir
 from .spooldir.claims import Claims
 from .spooldir.recovery import ProcessLock
 from .task import iso
+
+LOOK_EVERY: Final = 0.0002
+"""Seconds for which a busy worker does not look up: a run that takes longer is followed
+by a look for what is more urgent, shorter ones together."""
 
 REPORT_EVERY: Final = 0.002
 """Seconds after which a busy worker tells its supervisor what it has settled."""
@@ -54,9 +59,9 @@ class Worker:
         self._execution = Execution(claims, settings, channel.send, catching)
         self._execution.attend = self._attend
         self._share = False
-        self._queue: list[tuple[int, str, str]] = []
+        self._queue: list[tuple[int, str]] = []
         self._recycling = Recycling(settings.max_tasks, settings.max_rss)
-        self._reported = CLOCK.monotonic()
+        self._look_at = self._reported = CLOCK.monotonic()
         self._draining = False
         self._poll = select.poll()
         self._poll.register(channel.fileno(), select.POLLIN)
@@ -79,19 +84,18 @@ class Worker:
         """Run tasks until drained, recycled or left alone."""
         execution = self._execution
         while self._goes_on():
-            if self._queue:
-                self._receive(0)
-            else:
+            if not self._queue:
                 self._report()
-                execution.rest()
                 self._receive(self._patience())
+            elif (now := CLOCK.monotonic()) >= self._look_at:
+                if now - self._reported > REPORT_EVERY:
+                    self._report()
+                self._receive(0)
+                self._look_at = now + LOOK_EVERY
             if execution.endings.refused:
                 execution.endings.settle_refused()
             if self._queue and not self._draining:
-                _, _, path = heapq.heappop(self._queue)
-                execution.handle(path)
-                if CLOCK.monotonic() - self._reported > REPORT_EVERY:
-                    self._report()
+                execution.handle(heapq.heappop(self._queue)[1])
         self._report()
         while execution.endings.refused and self._channel.open:
             self._receive(SETTLE_AGAIN)
@@ -128,13 +132,14 @@ class Worker:
                 os.read(self._woken, 4096)
                 continue
             for line in self._channel.receive():
-                if line == "!drain":
+                if line[0] != "!":
+                    priority = int(line[: line.index("/")])
+                    heapq.heappush(self._queue, (priority, line))
+                elif line == "!drain":
                     self._draining = True
                 elif line == "!share":
                     self._share = True
-                elif not line.startswith("!cancel "):  # it has ended meanwhile
-                    priority, _, rest = line.partition("/")
-                    heapq.heappush(self._queue, (int(priority), rest, line))
+                # Else !cancel: it has ended meanwhile.
 
     def _attend(self, run: Run) -> Attention:
         """Look up from a batch: report, run what is more urgent."""
@@ -143,7 +148,7 @@ class Worker:
         while self._goes_on():
             if not self._queue or self._queue[0][0] >= run.claim.name.priority:
                 break
-            self._execution.handle(heapq.heappop(self._queue)[2])
+            self._execution.handle(heapq.heappop(self._queue)[1])
         else:
             return Attention.STOP
         if self._share:
@@ -153,6 +158,7 @@ class Worker:
 
     def _report(self) -> None:
         self._reported = CLOCK.monotonic()
+        self._execution.rest()
         if self._execution.endings.settled:
             self._channel.send(self._execution.endings.take_settled())
         if self._claims.sync_due() == 0:
@@ -199,4 +205,5 @@ def main(connection: socket.socket, settings: WorkerSettings) -> None:
     if catching is not None:
         catching.close()
     hooks.stopped()
+    channel.send(["!leave"])  # now, since to end takes a process some milliseconds
     lock.remove()

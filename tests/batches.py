@@ -48,8 +48,14 @@ class PlainWorker:
 
     # -- the host of a batch --------------------------------------------------------
 
-    def run_line(self, claim: Claim, task: TaskFile, entry: Entry) -> Outcome:
-        token = CURRENT.set(current(claim, task, self.claims.spool, None))
+    def run_line(
+        self,
+        claim: Claim,
+        task: TaskFile,
+        entry: Entry,
+        values: dict[str, object] | None,
+    ) -> Outcome:
+        token = CURRENT.set(lambda: current(claim, task, self.claims.spool, None, 0))
         self.ran[claim.name.id] += 1
         try:
             return run_task(entry, claim, task)
@@ -96,7 +102,7 @@ class PlainWorker:
         raise AssertionError("it goes round in circles")
 
     def handle(self, claim: Claim) -> Outcome:
-        task = self.claims.read(claim)
+        task = self.claims.open(claim)
         self.attempts[claim.name.id] = claim.name.attempt
         try:
             if claim.name.task == BATCH:
@@ -107,7 +113,7 @@ class PlainWorker:
                     outcome = Outcome(Verdict.RELEASE, "unknown")
                 else:
                     over(task.header.options, entry.run)
-                    outcome = self.run_line(claim, task, entry)
+                    outcome = self.run_line(claim, task, entry, None)
         finally:
             task.close()
         self.settle(claim, outcome, 0)

@@ -7,8 +7,8 @@ import click
 
 from .. import __version__, logs
 from ..config import AsyncBackend, KeepLog, Settings, parse_file, parse_rss
-from ..daemon import Daemon
 from ..errors import EXIT_FAILED, EXIT_SETTINGS, EXIT_USAGE, UsageError
+from ..forker import start_template
 from ..logs import LEVELS, escape
 from ..retry import RetryPolicy
 
@@ -230,7 +230,11 @@ def main(**options: Any) -> None:
         sys.exit(EXIT_USAGE)
     logs.configure(settings.log_level, json=settings.log_json)
     try:
-        code = Daemon(settings).run()
+        forker = start_template(settings, anew=False)
+        # Not before: the two processes import at the same time.
+        from ..daemon import Daemon  # noqa: PLC0415
+
+        code = Daemon(settings, forker).run()
     except UsageError as error:
         _stop(error)
     except OSError as error:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from ..clock import CLOCK, Clock
@@ -392,7 +393,8 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
             found = read(spool, file) if is_id(file) else None
             if found is not None and found.part is not None:
                 named.add(f".{found.part}")
-    known = _known(spool, {file for file in old if file not in named})
+    ranges = {file for file in old if is_id(file)}
+    known = _known(spool, ranges, {file for file in old if file not in named})
     count = 0
     for file in old:
         if file in named:  # its holder is gone, and so is who was to put it in place
@@ -400,7 +402,10 @@ def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
             if name is not None:
                 with suppress(FileNotFoundError):
                     spool.move(f"{FOLDER}/{file}", name)
-        elif file not in known:
+        elif file in known:  # not to be looked for again before it is old again
+            with suppress(FileNotFoundError):
+                os.utime(f"{FOLDER}/{file}", dir_fd=spool.fd, follow_symlinks=False)
+        else:
             with suppress(FileNotFoundError, IsADirectoryError):
                 os.unlink(f"{FOLDER}/{file}", dir_fd=spool.fd)
                 count += 1
@@ -416,13 +421,24 @@ def _is_old(spool: SpoolDir, file: str, clock: Clock) -> bool:
     return clock.now_us() - changed_us > LEFT_OVER_AGE * 1e6
 
 
-def _known(spool: SpoolDir, left_over: set[str]) -> set[str]:
-    """Return the ids of all batches, wherever they are."""
-    found = [file[1:] for file in spool.all_names(FOLDER) if file not in left_over]
-    for _ in range(2):  # lest one that is claimed or given back slip by
-        folders = [f"running/{worker}" for worker in spool.names("running")]
-        folders += ["held", "failed", "corrupt"]
-        found += [file for folder in folders for file in spool.names(folder)]
-        found += [file for _, file in spool.waiting()]
-    names = [Name.parse(file) for file in found if BATCH in file]
-    return {name.id for name in names if name is not None}
+def _known(spool: SpoolDir, batches: set[str], left_over: set[str]) -> set[str]:
+    """Return which of these batches are anywhere; look no further than need be."""
+    missing = set(batches)
+    parts = [file[1:] for file in spool.all_names(FOLDER) if file not in left_over]
+    # Twice, lest one that is claimed or given back slip by.
+    for file in chain(parts, _everywhere(spool), _everywhere(spool)):
+        if not missing:
+            break
+        if BATCH in file and (name := Name.parse(file)) is not None:
+            missing.discard(name.id)
+    return batches - missing
+
+
+def _everywhere(spool: SpoolDir) -> Iterator[str]:
+    """Yield all names of tasks, those in the small folders first."""
+    for worker in spool.names("running"):
+        yield from spool.names(f"running/{worker}")
+    for folder in ("held", "failed", "corrupt"):
+        yield from spool.names(folder)
+    for _, file in spool.waiting():
+        yield file

@@ -15,7 +15,7 @@ from ..errors import ClaimLostError
 from ..task import BATCH, Claim, Name, Outcome, iso
 from . import batches, reports
 from .files import DIR_FLAGS
-from .reading import TaskFile, open_task
+from .reading import TaskFile, open_file
 from .root import SpoolDir
 
 GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
@@ -66,29 +66,32 @@ class Claims:
             OSError: From the file system. The task still waits.
         """
         file = path.rpartition("/")[2]
-        due, priority, attempt, task_id, task = file.split(".", 4)
-        name = Name(int(due), int(priority), int(attempt), task_id, task)
+        if file.count(".") < 4:
+            raise ValueError(f"{path!r} is not native")
         try:
             os.rename(path, file, src_dir_fd=self.spool.fd, dst_dir_fd=self._fd)
         except OSError as error:
             if error.errno in GONE:
                 return None
             raise
-        return Claim(name, self.worker, file)
+        return Claim(None, self.worker, file)
 
-    def read(self, claim: Claim) -> TaskFile:
-        """Open a claimed task and read its header.
+    def open(self, claim: Claim) -> TaskFile:
+        """Open a claimed task.
 
         Raises:
-            CorruptError: It cannot be read as a task: reject it.
+            CorruptError: It cannot be a task: reject it.
             OSError: From the file system; it says nothing about the task.
         """
-        return open_task(claim.file, self._owners, dir_fd=self._fd)
+        return open_file(claim.file, self._owners, dir_fd=self._fd)
 
-    def ack(self, claim: Claim) -> None:
+    def ack(self, claim: Claim, *, alone: bool = False) -> None:
         """Remove a task that is done.
 
         One unlink; ``sync`` makes it durable.
+
+        Args:
+            alone: It was no batch, and its first run: nothing else goes with it.
 
         Raises:
             ClaimLostError: The file is gone; someone recovered or removed it.
@@ -100,6 +103,8 @@ class Claims:
             raise ClaimLostError(claim.name.id, self.worker) from None
         if self._acked_at is None:
             self._acked_at = self._clock.monotonic()
+        if alone:
+            return
         if claim.name.attempt:
             reports.forget_attempts(self.spool, claim.name.id)
         if claim.name.task == BATCH:

@@ -8,8 +8,9 @@ import io
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from ..codec import Header, decode
 from ..errors import CorruptError
@@ -73,21 +74,42 @@ class BodyFile(io.RawIOBase):
         super().close()
 
 
-@dataclass(slots=True)
-class TaskFile:
+class TaskFile(msgspec.Struct, gc=False):
     """An open task file.
 
     Attributes:
-        header: What stands before the body.
+        known: Its header, if it was read.
         data: The first bytes of the file, as far as they were read.
     """
 
     fd: int
-    header: Header
+    known: Header | None
     data: bytes
     size: int
     mtime_ns: int
     ctime_ns: int
+
+    @property
+    def header(self) -> Header:
+        """What stands before the body. Read once, when it is asked for.
+
+        Raises:
+            CorruptError: It is not a task.
+            OSError: From the file system; it says nothing about the task.
+        """
+        if self.known is None:
+            self.known = self._read_header()
+        return self.known
+
+    def _read_header(self) -> Header:
+        header = decode(self.data, whole=len(self.data) >= self.size)
+        while header is None:
+            more = os.pread(self.fd, min(self.size, 2 * MAX_HEADER), 0)
+            if len(more) <= len(self.data):  # it shrank: what is there is all there is
+                self.size = len(more)
+            self.data = more
+            header = decode(self.data, whole=len(self.data) >= self.size)
+        return header
 
     def body(self) -> bytes:
         """Return the whole body."""
@@ -113,15 +135,15 @@ class TaskFile:
         os.close(self.fd)
 
 
-def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> TaskFile:
-    """Open a task file, check what it is and whose, and read its header.
+def open_file(path: str, owners: Collection[int] | None, *, dir_fd: int) -> TaskFile:
+    """Open a task file, check what it is and whose, and read its first bytes.
 
     Args:
         path: Relative to ``dir_fd``.
         owners: The uids whose files count; None takes anybody's.
 
     Raises:
-        CorruptError: Not a regular file, not an accepted owner, or not a task.
+        CorruptError: Not a regular file, or not an accepted owner.
         OSError: From the file system; it says nothing about the task.
     """
     try:
@@ -131,26 +153,42 @@ def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> Task
             raise
         raise CorruptError("is not a regular file") from None
     try:
-        return read_task(fd, owners)
+        return _read(fd, owners)
     except BaseException:
         os.close(fd)
         raise
 
 
+def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> TaskFile:
+    """Open a task file, and read its header: see ``open_file``.
+
+    Raises:
+        CorruptError: Not a regular file, not an accepted owner, or not a task.
+        OSError: From the file system; it says nothing about the task.
+    """
+    task = open_file(path, owners, dir_fd=dir_fd)
+    try:
+        task.header  # noqa: B018 (it is read now)
+    except BaseException:
+        task.close()
+        raise
+    return task
+
+
 def read_task(fd: int, owners: Collection[int] | None) -> TaskFile:
     """Check a file that was just opened, and read its header: see ``open_task``."""
+    task = _read(fd, owners)
+    task.header  # noqa: B018 (it is read now)
+    return task
+
+
+def _read(fd: int, owners: Collection[int] | None) -> TaskFile:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise CorruptError("is not a regular file")
     if owners is not None and status.st_uid not in owners:
         raise CorruptError(f"its owner, uid {status.st_uid}, may not put tasks here")
-    size = status.st_size
     data = os.read(fd, CHUNK)
-    header = decode(data, whole=len(data) >= size)
-    while header is None:
-        more = os.pread(fd, min(size, 2 * MAX_HEADER), 0)
-        if len(more) <= len(data):  # it shrank: what is there is all there is
-            size = len(more)
-        data = more
-        header = decode(data, whole=len(data) >= size)
-    return TaskFile(fd, header, data, size, status.st_mtime_ns, status.st_ctime_ns)
+    return TaskFile(
+        fd, None, data, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )

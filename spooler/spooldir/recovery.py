@@ -6,7 +6,6 @@ Specification: docs/format.md, sections 1 and 6.
 import errno
 import fcntl
 import os
-import secrets
 import socket
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -48,7 +47,7 @@ _HIDDEN: Final = ("failed", "corrupt", "held", "paused", "workers", "timers", "k
 def process_name(kind: str) -> str:
     """Return a new name for a process: what it is, host, pid, random digits."""
     host = "".join(c if c.isalnum() and c.isascii() else "-" for c in _hostname())
-    return f"{kind}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+    return f"{kind}-{host}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def _hostname() -> str:
@@ -96,7 +95,7 @@ class ProcessLock:
         Raises:
             OSError: From the file system.
         """
-        hidden = f"workers/.{self.name}.{secrets.token_hex(4)}"
+        hidden = f"workers/.{self.name}.{os.urandom(4).hex()}"
         path = f"workers/{self.name}.json"
         write_new(self._spool.fd, hidden, path, reports.to_json({"v": 1, **facts}))
 

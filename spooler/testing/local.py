@@ -22,8 +22,9 @@ from ..ending import Ending, Endings
 from ..errors import TaskFailed, UsageError
 from ..execution import Execution
 from ..handle import Handle
+from ..known import known_of
 from ..moments import Duration, duration
-from ..putting import PutOptions
+from ..putting import Prepared, PutOptions
 from ..registry import REGISTRY
 from ..retry import RetryPolicy
 from ..scheduler import Scheduler
@@ -31,8 +32,7 @@ from ..spooldir import SpoolDir, repair
 from ..spooldir.claims import Claims
 from ..spooldir.recovery import ProcessLock, process_name
 from ..supervisor import accepted_owners
-from ..task import Name, State
-from ..template import known_of
+from ..task import Claim, Name, State
 
 _Put = Callable[[str, bytes, PutOptions], Handle]
 
@@ -108,6 +108,9 @@ class _Recorder(Endings):
     def __init__(self, claims: Claims, policy: RetryPolicy) -> None:
         super().__init__(claims, policy)
         self.ran: list[Ran] = []
+
+    def ack(self, path: str, claim: Claim, started_us: int) -> bool:
+        return False  # all come to ``settle``
 
     def settle(self, ending: Ending) -> None:
         super().settle(ending)
@@ -269,6 +272,7 @@ class LocalSpool:
         here = self._put_here(putting.put)
         for module in (putting, many):
             self._replace(module, "put", here)
+        self._replace(Prepared, "put", lambda it, args: here(it.task, args, it.options))
         before = os.environ.get("SPOOL_DIR")
         self._undo.append(lambda: _set_spool_dir(before))
         _set_spool_dir(self.path)

@@ -28,6 +28,7 @@ from spooler.spooldir import (
     owner,
     pauses,
     progress,
+    quick,
     reading,
     recovery,
     repair,
@@ -40,6 +41,7 @@ from spooler.spooldir import (
 )
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
+from spooler.spooldir.quick import put_quickly
 from spooler.spooldir.recovery import ProcessLock, recover, remove_folder, sweep
 from spooler.task import MINUTE_US, Claim, Name, Outcome, State, Verdict
 from tests.helpers import NOW_US, FakeClock, open_files, real_clock, tasks, tree
@@ -59,6 +61,7 @@ MODULES: Final = (
     owner,
     pauses,
     progress,
+    quick,
     reading,
     recovery,
     repair,
@@ -225,6 +228,19 @@ def putting(way: str, priority: int = 5, *, durable: bool = True) -> Case:
     )
 
 
+def putting_quickly() -> Case:
+    def begin(spool: SpoolDir) -> Callable[[], object]:
+        return lambda: put_quickly(spool, a_name(0), DATA)
+
+    return Case(
+        "put quickly",
+        lambda spool: None,
+        begin,
+        counts=frozenset({0, 1}),
+        left=frozenset({0}),
+    )
+
+
 def working(
     act: Callable[[Claims, Claim], object], attempt: int = 0
 ) -> Callable[[SpoolDir], Callable[[], object]]:
@@ -267,7 +283,7 @@ def living(spool: SpoolDir) -> Callable[[], object]:
         held = Claims(spool, "w1", OWNERS)
         claim = held.claim(path_of(a_name()))
         assert claim is not None
-        held.read(claim).close()
+        held.open(claim).close()
         held.ack(claim)
         held.close()
         lock.remove()
@@ -346,6 +362,7 @@ CASES: Final = [
     putting("hidden", 4711),
     putting("unnamed", durable=False),
     putting("hidden", durable=False),
+    putting_quickly(),
     Case("adopt", drop(DATA), adopting(), lambda spool: adopting()(spool)()),
     Case(
         "adopt from the root",

@@ -11,11 +11,13 @@ from contextlib import suppress
 import pytest
 
 from spooler.backlog import Backlog
-from spooler.forker import Forker, template_start
+from spooler.config import Settings
+from spooler.forker import start_template
+from spooler.loop import Loop
 from spooler.spooldir import SpoolDir
 from spooler.spooldir.dropped import Dropped
 from spooler.supervisor import Supervisor, SupervisorSettings
-from spooler.wakeup import Loop, Watch
+from spooler.wakeup import Watch
 
 from .conftest import LIMIT, Box, is_alive, parent_of, stays, wait_until
 
@@ -124,6 +126,20 @@ def test_all_die_with_their_daemon_and_the_next_recovers(box: Box) -> None:
     box.start("--workers", "2")
     wait_until(lambda: {"passed", "left"} <= set(box.lines()))
     assert box.lines("attempts") == ["1", "2"]
+
+
+def test_all_die_with_a_daemon_that_had_not_heard_everything(box: Box) -> None:
+    daemon = box.start("--workers", "2")
+    box.put("parent")
+    box.number("child")
+    busy = box.number("pid")
+    wait_until(lambda: len(box.workers()) == 2)
+    [idle] = set(box.workers()) - {busy}
+    os.kill(daemon.pid, signal.SIGSTOP)
+    os.kill(idle, signal.SIGKILL)  # the template tells so, to nobody
+    wait_until(lambda: not is_alive(idle))
+    daemon.end(signal.SIGKILL)
+    wait_until(box.no_process_is_left, timeout=GONE)
 
 
 def test_a_killed_daemon_leaves_no_trace_after_the_next(box: Box) -> None:
@@ -308,7 +324,7 @@ def test_a_worker_that_died_while_it_was_handed_a_name_is_let_go(
     backlog = Backlog(spool, watch, Dropped(spool, {os.getuid()}))
     settings = SupervisorSettings(owners=frozenset({os.getuid()}))
     supervisor = Supervisor(spool, backlog, settings, "d", loop.add, loop.remove)
-    forker = Forker(template_start(["tasks"], "info", log_json=False))
+    forker = start_template(Settings(dirs=(spool.path,), imports=("tasks",)))
     loop.add(forker.fileno(), forker.read)
     while forker.known is None:
         loop.wait(LIMIT)

@@ -1,4 +1,4 @@
-"""Two daemons on one spool."""
+"""Two daemons, and more, on one spool."""
 
 import signal
 from collections import Counter
@@ -28,6 +28,34 @@ def test_two_daemons_share_what_was_there_before(box: Box) -> None:
         assert daemon.wait() == 0
     assert Counter(box.lines()) == Counter(map(str, range(500)))
     assert all(daemon.text().count(" ack ") > 50 for daemon in daemons)
+
+
+def test_many_daemons_run_each_of_many_tasks_once(box: Box) -> None:
+    paused = box.spool / "paused" / "all"
+    paused.touch()
+    for number in range(3000):
+        box.put("note", text=str(number))
+    for _ in range(4):
+        box.start()
+    paused.unlink()  # so that all begin at the same moment
+    wait_until(lambda: len(box.lines()) >= 3000, timeout=30)
+    wait_until(box.is_empty)
+    assert Counter(box.lines()) == Counter(map(str, range(3000)))
+
+
+def test_a_stopped_daemon_holds_up_nothing(box: Box) -> None:
+    paused = box.spool / "paused" / "all"
+    paused.touch()
+    for number in range(2000):
+        box.put("note", text=str(number))
+    daemons = [box.start() for _ in range(3)]
+    paused.unlink()
+    wait_until(lambda: len(box.lines()) > 100)
+    daemons[0].send(signal.SIGSTOP)
+    wait_until(lambda: len(box.lines()) >= 2000, timeout=30)
+    daemons[0].send(signal.SIGCONT)
+    wait_until(box.is_empty)
+    assert Counter(box.lines()) == Counter(map(str, range(2000)))
 
 
 def test_when_one_of_two_daemons_is_killed_the_other_runs_all(box: Box) -> None:

@@ -29,7 +29,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from spooler.arguments import Arguments, BodyKind
-from spooler.errors import ArgumentsError, UsageError
+from spooler.codec import decode
+from spooler.errors import ArgumentsError, CorruptError, UsageError
 
 ID = UUID("12345678-1234-5678-1234-567812345678")
 NOW = datetime(2026, 11, 20, 21, 1, 0, 5)  # noqa: DTZ001 (naive ones must stay so)
@@ -830,3 +831,90 @@ def test_the_signature_is_one_line_of_the_parameters() -> None:
 def test_json_and_encode_agree() -> None:
     value = {"a": [1, 2.5, None, "ä"]}
     assert json.loads(of(Any).encode((), {"value": value})) == {"value": value}
+
+
+# -- a whole file at once ---------------------------------------------------------
+
+
+def noted(n: int, note: str = "-", *, ratio: float | None = None) -> None: ...
+def pointed(point: Point, kind: Color = Color.RED) -> None: ...
+def anything(**rest: Any) -> None: ...
+def with_body(n: int, body: bytes = b"") -> None: ...
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=5,
+)
+NAMES = st.sampled_from(["n", "note", "ratio", "point", "kind", "x"]) | st.text()
+
+
+def the_long_way(arguments: Arguments, data: bytes) -> dict[str, object] | str:
+    """Return what a task file's arguments are, or why they are none."""
+    try:
+        header = decode(data, whole=True)
+        assert header is not None
+        return arguments.decode(header.args)
+    except (CorruptError, ArgumentsError) as error:
+        return str(error)
+
+
+@given(st.dictionaries(NAMES, VALUES, max_size=3), st.sampled_from([noted, pointed]))
+def test_a_whole_file_gives_what_the_long_way_gives(
+    args: dict[str, object], function: Callable[..., object]
+) -> None:
+    arguments = Arguments(function, "t")
+    data = json.dumps({"task": "t", "args": args}).encode() + b"\n"
+    found = arguments.decode_whole(data)
+    if found is None:
+        # Only what is wrong, or what only the long way tells to be deep.
+        assert isinstance(the_long_way(arguments, data), str)
+    else:
+        assert found == the_long_way(arguments, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\n",
+        b"{}",
+        b'{"task":"t"}\n',
+        b'{"task":"other","args":{"n":1}}\n',
+        b'{"task":"t","args":{"n":1},"at":"+5m"}\n',
+        b'{"task":"t","args":{"n":1},"traceparent":"00-1"}\n',
+        b'{"task":"t","args":{"n":1},"unknown":1}\n',
+        b'{"task":"t","args":{"n":1}}\nbody',
+        b'{"task":"t","args":{"n":1}}\n{}',
+        b'{"task":"t","args":{"n":1,"m":2}}\n',
+        b'{"task":"t","args":{"n":"x"}}\n',
+        b'{"task":"t","args":{"n":1,"note":"\xff"}}\n',
+        b'{"task":"t","args":{"n":1,"note":"\xed\xa0\x80"}}\n',
+        b'{"task":"t","args":{"n":1}',
+        b'{"task":"t","args":{"n":1}}\r\n',
+        b' {"task":"t","args":{"n":1}}\n',
+        b'{"task":"t","args":{"n":1}} \n',
+        b'{"task":"t","args":[1]}\n',
+        b"task=t\nn=1\n",
+        b'{"task":"t","args":{"n":1,"note":"' + b"{" * 300 + b'"}}\n',
+    ],
+)
+def test_a_whole_file_with_more_or_less_takes_the_long_way(data: bytes) -> None:
+    assert Arguments(noted, "t").decode_whole(data) is None
+
+
+def test_a_whole_file_gives_text_for_numbers_and_leaves_defaults_out() -> None:
+    data = b'{"task":"t","args":{"n":"12"}}\n'
+    assert Arguments(noted, "t").decode_whole(data) == {"n": 12}
+    data = b'{"task":"t","args":{"n":1,"n":2}}\n'
+    assert Arguments(noted, "t").decode_whole(data) == {"n": 2}
+
+
+@pytest.mark.parametrize("function", [anything, with_body, lambda args: None])
+def test_functions_that_take_more_than_arguments_take_the_long_way(
+    function: Callable[..., object],
+) -> None:
+    data = b'{"task":"t","args":{"n":1}}\n'
+    assert Arguments(function, "t").decode_whole(data) is None

@@ -21,11 +21,19 @@ from tests.helpers import (
     tasks,
 )
 
-from spooler import backlog as module, wakeup
-from spooler.backlog import KEEP_EMPTY, KEEP_US, LOOK_AGAIN, Backlog
-from spooler.spooldir import SpoolDir, files, recovery, root
+from spooler import (
+    adopting as adopting_module,
+    backlog as module,
+    names,
+    slices,
+    wakeup,
+)
+from spooler.adopting import LOOK_AGAIN
+from spooler.backlog import KEEP_EMPTY, KEEP_US, Backlog
+from spooler.spooldir import SpoolDir, files, listing as listing_module, recovery, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
+from spooler.spooldir.listing import Listing
 from spooler.task import MINUTE_US, Name
 from spooler.wakeup import Watch
 
@@ -51,7 +59,28 @@ class Server:
         if self.backlog.stale:
             self.backlog.scan()
         self.backlog.adopt_some()
-        return self.backlog.take(limit, more_urgent_than)
+        taken = self.backlog.take(limit, more_urgent_than)
+        while not taken and self.backlog.is_reading:
+            self.backlog.read_on()
+            taken = self.backlog.take(limit, more_urgent_than)
+        return taken
+
+    def close(self) -> None:
+        self.watch.close()
+        self.read_all()
+
+    def read_all(self) -> None:
+        """Read large folders to their end."""
+        while self.backlog.is_reading:
+            self.backlog.read_on()
+
+    def put(self, count: int, task: str = "t") -> list[str]:
+        """Put tasks, due one after the other and all before now; return their paths."""
+        first = NOW_US - 1_000_000
+        made = [make_name(first + k, task=task) for k in range(count)]
+        for name in made:
+            put(self.spool, name)
+        return [path_of(name) for name in made]
 
     def run(self, limit: int = 1000) -> list[str]:
         """Take tasks, remove them and settle them."""
@@ -74,14 +103,14 @@ def server(
     server = Server(spool, clock)
     assert server.backlog.is_blind == (request.param == "scan")
     yield server
-    server.watch.close()
+    server.close()
 
 
 @pytest.fixture
 def watching(spool: SpoolDir, clock: FakeClock) -> Iterator[Server]:
     server = Server(spool, clock)
     yield server
-    server.watch.close()
+    server.close()
 
 
 @pytest.fixture
@@ -91,7 +120,7 @@ def blind(
     monkeypatch.setattr(wakeup, "file_system", lambda path: "nfs4")
     server = Server(spool, clock)
     yield server
-    server.watch.close()
+    server.close()
 
 
 def is_due(server: Server) -> bool:
@@ -107,7 +136,12 @@ def reads(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         read.append(folder)
         return real(folder)
 
+    def listing(spool: SpoolDir, folder: str, most: int) -> Listing:
+        read.append(folder)
+        return Listing(spool, folder, most)
+
     monkeypatch.setattr(server.spool, "names", names)
+    monkeypatch.setattr(slices, "Listing", listing)
     return read
 
 
@@ -354,7 +388,7 @@ def test_a_task_released_under_its_name_while_in_flight_comes_again(
 def test_a_release_that_nobody_told_of_is_found_when_the_folder_is_read(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WATCH_MAX", 1)
+    monkeypatch.setattr(slices, "WATCH_MAX", 1)
     names = [put(server.spool, make_name(NOW_US - 9 + k)) for k in range(3)]
     news(server)
     assert len(server.take(3)) == 3
@@ -373,7 +407,7 @@ def test_a_release_that_nobody_told_of_is_found_when_the_folder_is_read(
 def test_a_large_folder_is_not_watched_until_it_is_small(
     watching: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WATCH_MAX", 3)
+    monkeypatch.setattr(slices, "WATCH_MAX", 3)
     names = [put(watching.spool, make_name(NOW_US - 9 + k)) for k in range(5)]
     folder = names[0].folder
     assert watching.take(1) == [path_of(names[0])]
@@ -388,36 +422,270 @@ def test_a_large_folder_is_not_watched_until_it_is_small(
     assert not watching.backlog.has_due
 
 
+@pytest.fixture
+def sliced(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Return a server that reads 4 names at a time and watches folders of up to 3."""
+    monkeypatch.setattr(slices, "SLICE", 4)
+    monkeypatch.setattr(slices, "WATCH_MAX", 3)
+    return server
+
+
+def test_a_large_folder_is_read_in_slices(sliced: Server) -> None:
+    paths = sliced.put(11)
+    news(sliced)
+    first = sliced.take(3)
+    assert len(first) == 3
+    assert first == sorted(first)
+    assert len(sliced.take()) == 1  # of what was read so far
+    assert sliced.backlog.is_reading
+    assert sliced.backlog.has_due
+    assert len(sliced.take()) == 4
+    assert len(sliced.take()) == 3
+    for path in paths:
+        Path(sliced.spool.path, path).unlink()
+        sliced.backlog.settle(path)
+    while sliced.run():
+        pass  # names that were met again while they were in flight
+    assert not sliced.backlog.has_due
+
+
+def test_a_folder_that_has_been_read_is_handed_out_in_order(sliced: Server) -> None:
+    paths = sliced.put(30)
+    news(sliced)
+    first = sliced.take(1)
+    sliced.read_all()
+    assert sliced.take() == [path for path in paths if path not in first]
+
+
+def test_other_folders_go_on_while_nothing_of_a_large_one_is_known(
+    sliced: Server,
+) -> None:
+    paths = sliced.put(9, task="paused")
+    other = put(sliced.spool, make_name(priority=7))
+    pause(sliced, "task.paused")
+    sliced.events()
+    assert sliced.backlog.take(9) == [path_of(other)]
+    assert sliced.backlog.is_reading
+    sliced.read_all()
+    assert sliced.take() == []
+    assert not sliced.backlog.has_due
+    file = Path(sliced.spool.path, "paused/task.paused")
+    resume(sliced, file)
+    taken = [path for _ in range(9) for path in sliced.take(1)]
+    assert sorted(taken) == paths
+
+
+def test_what_comes_while_a_folder_is_read_is_found(sliced: Server) -> None:
+    paths = sliced.put(9)
+    news(sliced)
+    found = sliced.run(2)
+    late = path_of(put(sliced.spool, make_name(NOW_US - 2_000_000)))
+    later = path_of(put(sliced.spool, make_name(NOW_US)))
+    news(sliced)
+    while taken := sliced.run(2):
+        found += taken
+    assert set(found) == {*paths, late, later}
+    assert tasks(sliced.spool) == {}
+
+
+def test_what_goes_while_a_folder_is_read_does_no_harm(sliced: Server) -> None:
+    paths = sliced.put(20)
+    news(sliced)
+    found = set(sliced.run(2))
+    for path in paths[::2]:
+        Path(sliced.spool.path, path).unlink(missing_ok=True)
+    while taken := sliced.run(2):
+        found.update(taken)
+    assert found >= set(paths[1::2])
+    assert tasks(sliced.spool) == {}
+    assert not sliced.backlog.has_due
+
+
+def test_a_folder_that_is_gone_while_it_is_read_is_no_error(sliced: Server) -> None:
+    paths = sliced.put(20)
+    news(sliced)
+    sliced.run(2)
+    for path in paths:
+        Path(sliced.spool.path, path).unlink(missing_ok=True)
+    Path(sliced.spool.path, paths[0]).parent.rmdir()
+    while sliced.run(2):
+        pass
+    (path,) = sliced.put(1)
+    news(sliced)
+    assert sliced.run() == [path]
+
+
+def test_an_error_while_a_folder_is_read_has_it_read_again(
+    sliced: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = sliced.put(9)
+    news(sliced)
+    found = set(sliced.run(4))
+
+    def read(listing: Listing) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Listing, "read", read)
+        with pytest.raises(OSError, match="Input/output"):
+            sliced.take()
+    assert not sliced.backlog.is_reading
+    assert sliced.backlog.has_due
+    while taken := sliced.run(4):
+        found.update(taken)
+    assert found == set(paths)
+
+
+def test_a_folder_that_cannot_be_opened_now_is_read_later(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = server.put(3)
+    news(server)
+    server.events()
+    told = ToldOS()
+    told.fail("open", errno.EMFILE)
+    with monkeypatch.context() as patch:
+        patch.setattr(listing_module, "os", told)
+        with pytest.raises(OSError, match="Too many open files"):
+            server.backlog.take(9)
+    assert server.take() == paths
+
+
+def test_a_pause_while_a_folder_is_read_holds_for_all_of_it(sliced: Server) -> None:
+    paths = sliced.put(9)
+    news(sliced)
+    first = sliced.run(2)
+    file = pause(sliced, "task.t")
+    assert sliced.take() == []
+    sliced.read_all()
+    assert sliced.take() == []
+    assert not sliced.backlog.has_due
+    resume(sliced, file)
+    found = [*first, *sliced.run(1)]
+    sliced.read_all()
+    while taken := sliced.run():
+        found += taken
+    assert sorted(set(found)) == paths
+
+
+def test_more_names_than_a_block_that_are_paused_are_forgotten_at_once(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "BLOCK", 200)
+    paths = server.put(30)
+    news(server)
+    assert server.run(1) == paths[:1]
+    file = pause(server, "task.t")
+    assert server.take() == []
+    assert not is_due(server)
+    resume(server, file)
+    assert server.run() == paths[1:]
+
+
 def test_names_beyond_what_memory_may_hold_come_later(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NAMES_MAX", 4)
-    monkeypatch.setattr(module, "WATCH_MAX", 2)
-    names = [put(server.spool, make_name(NOW_US - 20 + k)) for k in range(11)]
+    monkeypatch.setattr(names, "BLOCK", 200)
+    monkeypatch.setattr(names, "SIZE_MAX", 400)
+    monkeypatch.setattr(slices, "WATCH_MAX", 2)
+    paths = server.put(50)
     news(server)
     found: dict[str, None] = {}  # a name may come twice
     while taken := server.run(3):
         found.update(dict.fromkeys(taken))
-    assert list(found) == [path_of(name) for name in names]
+    assert list(found) == paths
     assert tasks(server.spool) == {}
 
 
 def test_names_that_come_faster_than_they_are_taken_do_not_fill_memory(
     watching: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NAMES_MAX", 4)
-    monkeypatch.setattr(module, "WATCH_MAX", 2)
+    monkeypatch.setattr(names, "BLOCK", 200)
+    monkeypatch.setattr(names, "SIZE_MAX", 400)
     put(watching.spool)
     watching.run()
-    names = {path_of(put(watching.spool)) for _ in range(11)}
+    paths = watching.put(50)
     watching.events()
     [folder] = watching.backlog._priorities[5].folders.values()
-    assert len(folder.arrived) == 4
-    found: set[str] = set()  # a name may come twice
+    assert sum(map(len, folder.names._blocks)) <= 400
+    found = watching.run(4)
+    assert found == paths[:4]
     while taken := watching.run(3):
-        found.update(taken)
-    assert found == names
+        found += taken  # a name may come twice
+    assert set(found) == set(paths)
     assert tasks(watching.spool) == {}
+
+
+# -- other daemons ----------------------------------------------------------------
+
+
+def lose(server: Server, paths: list[str]) -> None:
+    """Have others claim what was handed out."""
+    for path in paths:
+        Path(server.spool.path, path).unlink(missing_ok=True)
+        server.backlog.lose(path)
+
+
+def test_where_others_are_first_names_are_taken_from_elsewhere(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "BLOCK", 200)
+    paths = server.put(300)
+    news(server)
+    lose(server, server.take(20))
+    taken = server.run(1)
+    assert taken != paths[20:21]  # once in 280 times
+    found = {*paths[:20], *taken}
+    while taken := server.run(20):
+        found.update(taken)
+    assert found == set(paths)  # what was jumped over comes later
+    assert tasks(server.spool) == {}
+
+
+def test_a_few_lost_claims_change_nothing(server: Server) -> None:
+    paths = server.put(300)
+    news(server)
+    for _ in range(20):
+        lose(server, server.take(1))
+        server.run(3)
+    assert server.take(1) == paths[80:81]
+
+
+def test_a_claim_that_was_lost_for_a_name_that_came_twice_counts_for_nothing(
+    watching: Server,
+) -> None:
+    paths = watching.put(40)
+    taken = watching.take(20)
+    watching.backlog.scan()
+    watching.events()
+    for path in taken:
+        Path(watching.spool.path, path).rename(Path(watching.spool.path, "held/x"))
+        Path(watching.spool.path, "held/x").rename(Path(watching.spool.path, path))
+    watching.events()  # they are back: so they are handed out again
+    for path in taken:
+        watching.backlog.settle(path)
+    again = watching.take(20)
+    assert again == taken
+    lose(watching, again)
+    assert watching.take() == paths[20:]
+
+
+def test_a_jump_goes_to_no_task_that_is_due_later(
+    server: Server, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(names, "BLOCK", 200)
+    paths = [path_of(put(server.spool, make_name(NOW_US + k))) for k in range(100)]
+    clock.advance(0.000_030)
+    news(server)
+    lose(server, server.take(20))
+    found = set(paths[:20])
+    while taken := server.run(3):
+        found.update(taken)
+    assert found == set(paths[:31])
+    clock.advance(1)
+    while taken := server.run(3):
+        found.update(taken)
+    assert found == set(paths)
 
 
 def test_a_folder_that_may_not_be_read_does_not_hold_up_the_others(
@@ -433,8 +701,7 @@ def test_a_folder_that_may_not_be_read_does_not_hold_up_the_others(
     told = ToldOS()
     told.fail("open", errno.EACCES)
     with monkeypatch.context() as patch:
-        patch.setattr(root, "os", told)
-        patch.setattr(files, "os", told)
+        patch.setattr(listing_module, "os", told)
         assert server.backlog.take(9) == [path_of(name)]
         server.backlog.settle(path_of(name))
     assert caplog.text.count("cannot read folder 3/") == 1
@@ -584,7 +851,7 @@ def test_junk_in_a_minute_folder_is_adopted_or_put_aside(
     assert os.listdir(Path(spool.path, name.folder)) == ["folder"]
     late = put(spool, name.but(id="f" * 16))
     assert server.take() == [path_of(late)]
-    server.watch.close()
+    server.close()
 
 
 def test_a_name_that_only_looks_native_is_not_handed_out(
@@ -624,7 +891,7 @@ def adopting(
     clock.advance(0.5)
     server = Server(spool, clock)
     yield server, clock
-    server.watch.close()
+    server.close()
 
 
 @pytest.mark.parametrize("folder", [".", "5", "0", "77"])
@@ -661,7 +928,7 @@ def test_dropped_files_are_found_by_a_scan(spool: SpoolDir) -> None:
     place(spool, "5/y")
     server = Server(spool, clock)
     assert len(server.take()) == 2
-    server.watch.close()
+    server.close()
 
 
 def test_a_file_that_is_not_ready_is_looked_at_again(
@@ -696,7 +963,7 @@ def test_a_file_that_is_closed_is_looked_at_at_once(
 def test_some_dropped_files_are_adopted_in_one_go(
     adopting: tuple[Server, FakeClock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ADOPT_MAX", 2)
+    monkeypatch.setattr(adopting_module, "ADOPT_MAX", 2)
     server, _ = adopting
     for number in range(5):
         place(server.spool, f"5/{number}")
@@ -732,7 +999,7 @@ def test_an_adopted_task_of_a_closing_folder_is_taken(
     other = name.but(id="f" * 16)
     place(spool, f"5/{other}")
     assert server.take() == [path_of(other)]
-    server.watch.close()
+    server.close()
 
 
 def test_events_of_files_without_a_name_are_no_news(
@@ -815,7 +1082,7 @@ def test_a_pause_that_is_there_before_the_first_scan_counts(
     server = Server(spool, clock)
     assert server.take() == []
     assert not is_due(server)
-    server.watch.close()
+    server.close()
 
 
 def test_a_paused_task_is_passed_over_and_the_others_are_not(server: Server) -> None:
@@ -883,7 +1150,7 @@ def test_a_pause_ends_by_itself_and_its_file_goes(
         ["pause", "what=all"],
         ["resume", "what=all"],
     ]
-    server.watch.close()
+    server.close()
 
 
 def test_a_pause_is_longer_when_it_is_written_anew(
@@ -1061,6 +1328,7 @@ def test_many_paused_names_in_front_do_not_slow_down_the_others(
     watching.watch.close()  # its news of so many files is not what is looked at here
     watching = Server(watching.spool, FakeClock())
     assert len(watching.take()) == 1
+    watching.read_all()
     began = perf_counter()
     for k in range(1000):
         name = put(watching.spool, make_name(NOW_US - 1000 + k))

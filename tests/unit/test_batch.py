@@ -387,7 +387,7 @@ def test_an_error_of_the_system_gives_the_batch_back(
     claim = worker.take(name)
     with monkeypatch.context() as patch:
         patch.setattr(batches, "write_all", refuse)
-        task = worker.claims.read(claim)
+        task = worker.claims.open(claim)
         _, outcome = batch.run(worker, worker.claims, claim, task)
     assert (outcome.verdict, outcome.after) == (Verdict.RELEASE, READ_AGAIN)
     with monkeypatch.context() as patch:
@@ -459,11 +459,11 @@ def test_the_attempt_is_not_lost_if_the_line_cannot_be_taken_out(
 
     claim = worker.take(crash(spool, 2, between=False, attempt=4))
     monkeypatch.setattr(batches, "_write_whole", refuse)
-    task = worker.claims.read(claim)
+    task = worker.claims.open(claim)
     again, outcome = batch.run(worker, worker.claims, claim, task)
     task.close()
     assert outcome.verdict is Verdict.RELEASE
-    assert again == claim
+    assert again.file == claim.file
     assert seen == []
 
 

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import timeit
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from spooler.capture import Capture, FileCapture, RoutedCapture, capture
 from spooler.config import KeepLog
 from spooler.current import CURRENT
 from spooler.spooldir import SpoolDir
+from spooler.task import Claim, Name
 
 ID = "8c1f42d09ab3e617"
 OTHER = "8c1f42d09ab3e618"
@@ -63,6 +64,17 @@ def start(spool: SpoolDir, mode: KeepLog = "failed", *, many: bool = False) -> C
     return made
 
 
+def claim(task_id: str, attempt: int) -> Claim:
+    """Return a claim whose run is the so manieth."""
+    name = Name(0, 5, attempt - 1, task_id, "t")
+    return Claim(name, WORKER, str(name))
+
+
+def told(task: CurrentTask) -> Callable[[], CurrentTask]:
+    """Return what tells of a task that runs."""
+    return lambda: task
+
+
 def files(spool: SpoolDir) -> dict[str, str]:
     folder = Path(spool.path, "logs")
     return {p.name: p.read_text() for p in folder.iterdir() if p.suffix != ".live"}
@@ -71,23 +83,23 @@ def files(spool: SpoolDir) -> dict[str, str]:
 def run(
     caught: Capture, *, succeeded: bool = False, keep: bool | None = None, text: str
 ) -> int:
-    caught.begin(ID, 1)
+    caught.begin(claim(ID, 1))
     print(text)
-    return caught.end(ID, 1, succeeded=succeeded, keep=keep)
+    return caught.end(claim(ID, 1), succeeded=succeeded, keep=keep)
 
 
 def test_prints_c_code_and_child_processes_are_caught(
     spool: SpoolDir, plain: pytest.CaptureFixture[str]
 ) -> None:
     caught = start(spool)
-    caught.begin(ID, 1)
+    caught.begin(claim(ID, 1))
     print("print")
     print("error", file=sys.stderr)
     os.write(1, b"write\n")
     ctypes.CDLL(None).printf(b"printf\n")
     subprocess.run(["echo", "child"], check=True)
     print("the end", end="")
-    assert caught.end(ID, 1, succeeded=False, keep=None) > 0
+    assert caught.end(claim(ID, 1), succeeded=False, keep=None) > 0
     caught.close()
     text = "print\nerror\nwrite\nprintf\nchild\nthe end"
     assert files(spool) == {f"{ID}.1": text}
@@ -135,7 +147,7 @@ def test_what_is_kept(
     many: bool,
 ) -> None:
     caught = start(spool, mode, many=many)
-    token = CURRENT.set(CurrentTask(ID, "t", 1, 5, spool.path, 0))
+    token = CURRENT.set(told(CurrentTask(ID, "t", 1, 5, spool.path, 0)))
     try:
         kept = run(caught, succeeded=succeeded, keep=keep, text="hello")
     finally:
@@ -158,11 +170,11 @@ def test_each_run_has_its_own(
 ) -> None:
     caught = start(spool)
     run(caught, text="one")
-    caught.begin(OTHER, 3)
-    assert caught.end(OTHER, 3, succeeded=False, keep=True) == 0
-    caught.begin(OTHER, 4)
+    caught.begin(claim(OTHER, 3))
+    assert caught.end(claim(OTHER, 3), succeeded=False, keep=True) == 0
+    caught.begin(claim(OTHER, 4))
     print("two")
-    caught.end(OTHER, 4, succeeded=False, keep=None)
+    caught.end(claim(OTHER, 4), succeeded=False, keep=None)
     caught.close()
     assert files(spool) == {f"{ID}.1": "one\n", f"{OTHER}.4": "two\n"}
 
@@ -172,7 +184,7 @@ def test_what_modules_log_is_in_both_and_spoolers_own_is_not(
 ) -> None:
     caught = start(spool)
     log.warning("between the runs")
-    caught.begin(ID, 1)
+    caught.begin(claim(ID, 1))
     log.warning("in \x1b the run")
     log.warning("bad %d %d", "format")
     logging.getLogger("spooler.worker").warning("of ours")
@@ -180,7 +192,7 @@ def test_what_modules_log_is_in_both_and_spoolers_own_is_not(
         raise ValueError("x")
     except ValueError:
         log.exception("with a traceback")
-    caught.end(ID, 1, succeeded=False, keep=None)
+    caught.end(claim(ID, 1), succeeded=False, keep=None)
     logging.getLogger("spooler.worker").warning("ack task")
     caught.close()
     kept = files(spool)[f"{ID}.1"]
@@ -216,8 +228,8 @@ def test_nothing_printed_costs_nothing(
     caught = start(spool)
 
     def nothing() -> None:
-        caught.begin(ID, 1)
-        caught.end(ID, 1, succeeded=True, keep=None)
+        caught.begin(claim(ID, 1))
+        caught.end(claim(ID, 1), succeeded=True, keep=None)
 
     took = min(timeit.repeat(nothing, number=300, repeat=500)) / 300
     caught.close()
@@ -232,10 +244,10 @@ def test_a_full_disk_does_not_make_print_fail(
     assert caught.start()
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, 1)
-    caught.begin(ID, 1)
+    caught.begin(claim(ID, 1))
     print("hello")
     print("x", end="")
-    assert caught.end(ID, 1, succeeded=False, keep=None) == 0
+    assert caught.end(claim(ID, 1), succeeded=False, keep=None) == 0
     caught.close()
     os.close(full)
     assert plain.readouterr().out == "hello\nx"
@@ -297,9 +309,9 @@ def test_streams_that_user_code_has_put_in_place_are_left(
     caught = capture(spool, WORKER, "failed")
     assert caught is not None
     assert sys.stdout is odd
-    caught.begin(ID, 1)
+    caught.begin(claim(ID, 1))
     print("hello")
-    caught.end(ID, 1, succeeded=False, keep=None)
+    caught.end(claim(ID, 1), succeeded=False, keep=None)
     caught.close()
     assert files(spool) == {f"{ID}.1": "hello\n"}
 
@@ -315,19 +327,19 @@ def test_each_of_many_runs_has_its_own(
     assert caught.start()
     first = CurrentTask(ID, "t", 1, 5, spool.path, 0)
     second = CurrentTask(OTHER, "t", 2, 5, spool.path, 0)
-    caught.begin(ID, 1)
-    caught.begin(OTHER, 2)
+    caught.begin(claim(ID, 1))
+    caught.begin(claim(OTHER, 2))
     print("nobody's")
     log.warning("nobody's")
     for number in range(2):
         for current in (first, second):
-            token = CURRENT.set(current)
+            token = CURRENT.set(told(current))
             print(current.id, number)
             log.warning("logged %d", number)
             CURRENT.reset(token)
-    assert caught.end(ID, 1, succeeded=True, keep=None) > 0
+    assert caught.end(claim(ID, 1), succeeded=True, keep=None) > 0
     caught.close()
-    token = CURRENT.set(first)
+    token = CURRENT.set(told(first))
     print("too late")
     CURRENT.reset(token)
     sys.stdout.flush()
@@ -373,7 +385,7 @@ def test_many_runs_print_elsewhere_on_a_full_disk(
     caught = RoutedCapture(spool, keep_all=True)
     assert caught.start()
     Path(spool.path, "logs").rmdir()
-    token = CURRENT.set(CurrentTask(ID, "t", 1, 5, spool.path, 0))
+    token = CURRENT.set(told(CurrentTask(ID, "t", 1, 5, spool.path, 0)))
     assert run(caught, text="hello") == 0
     CURRENT.reset(token)
     caught.close()

@@ -14,10 +14,11 @@ from spooler import Spooler, Task, UsageError
 from spooler.cli.spool import main
 from spooler.codec import decode
 from spooler.errors import TaskNameError
+from spooler.known import Known, known_of
 from spooler.options import Follower, RunOptions
 from spooler.registry import REGISTRY
 from spooler.spooldir import SpoolDir
-from spooler.template import Known, known_of, load
+from spooler.template import load
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ ID = "8c1f42d09ab3e617"
 @pytest.fixture
 def run(spool: SpoolDir) -> Iterator[SpoolDir]:
     """Be in a run; its second attempt."""
-    token = CURRENT.set(CurrentTask(ID, "t", 2, 5, spool.path, 0))
+    token = CURRENT.set(lambda: CurrentTask(ID, "t", 2, 5, spool.path, 0))
     yield spool
     CURRENT.reset(token)
     forget_progress(ID)

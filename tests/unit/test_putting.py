@@ -3,11 +3,13 @@
 import enum
 import errno
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_struct
 from tests.helpers import NOW_US, FakeClock, ToldOS, tasks
 
 from spooler import handle as handles, putting
@@ -20,7 +22,9 @@ from spooler.errors import (
 from spooler.handle import spool_dir
 from spooler.options import NO_OPTIONS, RunOptions
 from spooler.putting import (
+    Prepared,
     PutOptions,
+    can_be_prepared,
     check_durability,
     check_priority,
     default_path,
@@ -271,3 +275,53 @@ def test_a_key_that_cannot_be_is_refused(spool: SpoolDir, key: object) -> None:
 def test_options_of_keys_need_one(spool: SpoolDir, option: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=f"{next(iter(option))}= needs key="):
         put("t", b"{}", keyed(spool, None, **option))
+
+
+@pytest.mark.parametrize("size", [0, 10, 150, 500])
+def test_a_prepared_put_writes_the_same_file(spool: SpoolDir, size: int) -> None:
+    run = RunOptions(keep_result=5.0)
+    options = PutOptions(spool=spool.path, priority=3, traceparent="00-x", run=run)
+    args = b'{"x":"%b"}' % (b"a" * size)
+    first = put("t", args, options)
+    second = Prepared("t", options).put(args)
+    third = Prepared("t", replace(options, durability="fast")).put(args)
+    name = Name(NOW_US, 3, 0, "", "t")
+    files = {path.rpartition("/")[2]: data for path, data in tasks(spool).items()}
+    names = [str(name.but(id=each.id)) for each in (first, second, third)]
+    assert [files[each] for each in names] == [files[names[0]]] * 3
+    assert first._keeps
+    assert second == replace_struct(first, id=second.id, _name=second._name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        PutOptions(at=1),
+        PutOptions(id="8c1f42d09ab3e617"),
+        PutOptions(key="k"),
+        PutOptions(body=b""),
+        PutOptions(spool="here"),
+    ],
+)
+def test_what_differs_with_each_put_is_not_prepared(options: PutOptions) -> None:
+    assert not can_be_prepared(options)
+
+
+def test_an_option_that_cannot_be_is_refused_when_it_is_prepared() -> None:
+    with pytest.raises(UsageError, match="unique_for= needs key="):
+        Prepared("t", PutOptions(run=RunOptions(unique_for=5.0)))
+    with pytest.raises(UsageError, match="priority"):
+        Prepared("t", PutOptions(priority=-1))
+
+
+def test_the_default_spool_is_looked_up_at_each_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepared = Prepared("t", PutOptions())
+    for place in ("a", "b", "a"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        monkeypatch.setenv("SPOOL_DIR", str(tmp_path / place))
+        assert prepared.put(b"{}").spool == str(tmp_path / place)
+    monkeypatch.chdir(tmp_path / "a")
+    monkeypatch.setenv("SPOOL_DIR", "../b")
+    assert prepared.put(b"{}").spool == str(tmp_path / "b")

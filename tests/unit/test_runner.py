@@ -18,6 +18,8 @@ from spooler.spooldir import SpoolDir
 from spooler.spooldir.reading import TaskFile, open_task
 from spooler.task import IGNORE, OK, RETRY, Claim, Name, Outcome, Verdict
 
+from ..helpers import NOW_US
+
 Run = Callable[..., Outcome]
 
 CLAIM = Claim(
@@ -311,7 +313,7 @@ def test_current_task_has_the_facts_of_the_claim(
     opened: Callable[[bytes], TaskFile], tmp_path: Path
 ) -> None:
     task = opened(b'{"task":"f","traceparent":"00-1"}\n')
-    facts = current(CLAIM, task, SpoolDir(tmp_path), None)
+    facts = current(CLAIM, task, SpoolDir(tmp_path), None, NOW_US)
     assert (facts.id, facts.name, facts.attempt) == ("8c1f42d09ab3e617", "f", 3)
     assert (facts.priority, facts.spool) == (5, str(tmp_path))
     assert (facts.traceparent, facts.deadline) == ("00-1", None)
@@ -322,5 +324,5 @@ def test_a_limit_that_no_calendar_can_show_is_no_deadline(
     opened: Callable[[bytes], TaskFile], tmp_path: Path, limit: float
 ) -> None:
     task = opened(b"task=f\n")
-    assert current(CLAIM, task, SpoolDir(tmp_path), limit).deadline is None
-    assert current(CLAIM, task, SpoolDir(tmp_path), 1e9).deadline is not None
+    assert current(CLAIM, task, SpoolDir(tmp_path), limit, NOW_US).deadline is None
+    assert current(CLAIM, task, SpoolDir(tmp_path), 1e9, NOW_US).deadline is not None

@@ -198,8 +198,8 @@ def test_spin_off_makes_a_whole_synced_file_that_the_worker_holds(
     monkeypatch.setattr(batches, "os", told)
     name = progress.line_name("t")
     made = progress.spin_off(name, b'{"task":"t"}\n', MTIME_NS)
-    assert made == Claim(name, "w1", str(name))
-    task = claims.read(made)
+    assert (made.name, made.worker, made.file) == (name, "w1", str(name))
+    task = claims.open(made)
     task.close()
     assert task.mtime_ns == MTIME_NS
     assert (progress.next, progress.between) == (1, True)
@@ -234,7 +234,8 @@ def test_calm_takes_the_attempt_from_the_batch_and_blame_gives_it_back(
     assert claim is not None
     progress = Progress(spool, claim, 10)
     progress.calm()
-    assert progress.claim == Claim(name.but(attempt=0), "w1", str(name.but(attempt=0)))
+    assert progress.claim.name == name.but(attempt=0)
+    assert progress.claim.file == str(name.but(attempt=0))
     assert os.listdir(f"{spool.path}/running/w1") == [progress.claim.file]
     progress.blame(2)
     assert os.listdir(f"{spool.path}/running/w1") == [str(name)]
@@ -428,3 +429,12 @@ def test_find_leaves_out_what_is_no_range(spool: SpoolDir) -> None:
     Path(spool.path, "batches", ID).write_bytes(b"x" * 60)
     assert [part for part, _ in batches.find(spool, OTHER)] == [OTHER]
     assert batches.sweep(spool, later()) == 3
+
+
+def test_sweep_looks_once_an_hour_for_a_batch_that_waits(spool: SpoolDir) -> None:
+    later = old(spool, OTHER)
+    put(spool, make_name(id=OTHER, task=BATCH), BODY)
+    path = Path(spool.path, "batches", OTHER)
+    os.utime(path, ns=(MTIME_NS, MTIME_NS))
+    assert batches.sweep(spool, later()) == 0
+    assert path.stat().st_mtime_ns > MTIME_NS

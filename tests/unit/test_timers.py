@@ -19,6 +19,7 @@ from tests.helpers import (
     tree,
 )
 
+from spooler.known import Known
 from spooler.retry import RetryOptions
 from spooler.schedule import CronLine, Interval
 from spooler.scheduler import LOOK_AGAIN_US, Scheduler
@@ -33,7 +34,6 @@ from spooler.spooldir.timers import (
     slot_id,
 )
 from spooler.task import MINUTE_US, Claim, Name, Outcome, Verdict
-from spooler.template import Known
 
 MINUTELY = Interval(60.0)
 
@@ -413,7 +413,7 @@ def test_a_timer_without_slots_is_looked_at_daily(
     spool: SpoolDir, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for function in ("latest_slot_us", "next_slot_us"):
-        monkeypatch.setattr(f"spooler.scheduler.{function}", lambda *args: None)
+        monkeypatch.setattr(f"spooler.slots.{function}", lambda *args: None)
     timer = scheduler(spool, clock)
     timer.put_due()
     assert timer.next_us == NOW_US + 24 * 60 * MINUTE_US
