@@ -43,6 +43,7 @@ from .hints import (
     fields,
     public,
     read_value,
+    runs_no_code,
     show,
     usable,
 )
@@ -258,21 +259,27 @@ class Arguments:
         struct = msgspec.defstruct(
             "_", fields, kw_only=True, forbid_unknown_fields=self._rest is None
         )
+        self._use(struct, [kind for _, kind, *_ in fields])
+
+    def _use(self, struct: type[msgspec.Struct], kinds: list[Any]) -> None:
+        """Make what reads the arguments.
+
+        Args:
+            kinds: The types of the struct's fields.
+        """
         self._decoders = (
             msgspec.json.Decoder(struct, dec_hook=HOOKS[False]),
             msgspec.json.Decoder(struct, strict=False, dec_hook=HOOKS[True]),
         )
-        if self._rest is None and all(kind in _PLAIN_HINTS for _, kind, *_ in fields):
-            self._plain = struct
-        self._use_whole(struct)
-
-    def _use_whole(self, struct: type[msgspec.Struct]) -> None:
-        if self._rest is not None or self._body is not BodyKind.NONE:
+        if self._rest is not None:
             return
-        whole = msgspec.defstruct(
-            "_", [("task", str), ("args", struct)], forbid_unknown_fields=True
-        )
-        self._whole = msgspec.json.Decoder(whole, strict=False, dec_hook=HOOKS[True])
+        if all(kind in _PLAIN_HINTS for kind in kinds):
+            self._plain = struct
+        # A class of the user's is called within the limits of the run.
+        if self._body is BodyKind.NONE and all(map(runs_no_code, kinds)):
+            parts = [("task", str), ("args", struct)]
+            whole = msgspec.defstruct("_", parts, forbid_unknown_fields=True)
+            self._whole = msgspec.json.Decoder(whole, strict=False)
         if not struct.__struct_defaults__:
             self._values = msgspec.structs.asdict
 

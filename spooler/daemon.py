@@ -21,7 +21,7 @@ from .errors import EXIT_DONE, EXIT_FAILED, NotASpoolError, UsageError
 from .forker import Forker, start_template
 from .known import Known
 from .logs import escape
-from .loop import Loop, Signals
+from .loop import STOPPING, Loop, Signals
 from .reload import CodeWatch
 from .scheduler import Scheduler
 from .served import SWEEP_EVERY, Served
@@ -60,7 +60,7 @@ class Daemon:
         self._settings = settings
         self._forker = forker
         self._loop = Loop()
-        self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self._signals = Signals(STOPPING)
         self._loop.add(self._signals.fileno(), self._on_signals)
         self._spools: list[Served] = []
         self._changes: CodeWatch | None = None

@@ -159,6 +159,48 @@ def read_value(value: object, kind: Any, *, lax: bool) -> Any:
     )
 
 
+def runs_no_code(kind: Any) -> bool:
+    """Tell whether reading a value calls nothing but msgspec's own code.
+
+    Args:
+        kind: From ``usable``.
+    """
+    return _is_pure(msgspec.inspect.type_info(kind))
+
+
+_PURE: Final = (
+    msgspec.inspect.AnyType,
+    msgspec.inspect.NoneType,
+    msgspec.inspect.BoolType,
+    msgspec.inspect.IntType,
+    msgspec.inspect.FloatType,
+    msgspec.inspect.StrType,
+    msgspec.inspect.BytesType,
+    msgspec.inspect.DateTimeType,
+    msgspec.inspect.DateType,
+    msgspec.inspect.TimeType,
+    msgspec.inspect.TimeDeltaType,
+    msgspec.inspect.UUIDType,
+    msgspec.inspect.DecimalType,
+    msgspec.inspect.LiteralType,
+)
+
+
+def _is_pure(info: msgspec.inspect.Type) -> bool:
+    match info:
+        case msgspec.inspect.Metadata():
+            return _is_pure(info.type)
+        case msgspec.inspect.UnionType():
+            return all(map(_is_pure, info.types))
+        case msgspec.inspect.CollectionType():
+            return _is_pure(info.item_type)
+        case msgspec.inspect.TupleType():
+            return all(map(_is_pure, info.item_types))
+        case msgspec.inspect.DictType():
+            return _is_pure(info.key_type) and _is_pure(info.value_type)
+    return isinstance(info, _PURE)
+
+
 def _hook(kind: Any, value: object, *, lax: bool) -> object:
     if isinstance(kind, _Custom):
         try:

@@ -5,9 +5,24 @@ import select
 import signal
 from collections.abc import Callable, Iterable
 from types import FrameType
+from typing import Final
 
 Ready = Callable[[], None]
 """Called when a descriptor is readable."""
+
+
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What tells a daemon to stop, or to import anew."""
+
+
+def hold_signals() -> None:
+    """Let what comes from now on wait until ``Signals`` takes it, or a child does."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+
+
+def take_signals() -> None:
+    """Let signals come that were held, now that there is a handler."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 class Signals:
@@ -26,6 +41,7 @@ class Signals:
         # A lease that is broken while we hold it sends this one; see
         # spooldir.dropped. Not SIG_IGN: that would be inherited by user code.
         signal.signal(signal.SIGIO, _nothing)
+        take_signals()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._seen.append(number)

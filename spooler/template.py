@@ -36,6 +36,7 @@ from . import logs, worker
 from .channel import WorkerSettings
 from .errors import EXIT_FAILED, UsageError
 from .known import Start, known_of
+from .loop import STOPPING, take_signals
 from .options import RunOptions
 from .registry import REGISTRY
 from .sources import source_files
@@ -155,8 +156,9 @@ class Template:
         die_with(start.parent)
         # It ends with the daemon. A service manager's TERM for the whole group must
         # not take the workers away from under a daemon that drains them.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in STOPPING:
             signal.signal(number, _nothing)
+        take_signals()
         logs.configure(start.log_level, json=start.log_json)
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(line_buffering=True)  # to be read now, not at exit

@@ -10,6 +10,7 @@ from ..config import AsyncBackend, KeepLog, Settings, parse_file, parse_rss
 from ..errors import EXIT_FAILED, EXIT_SETTINGS, EXIT_USAGE, UsageError
 from ..forker import start_template
 from ..logs import LEVELS, escape
+from ..loop import hold_signals
 from ..retry import RetryPolicy
 
 EPILOG = """\b
@@ -230,6 +231,7 @@ def main(**options: Any) -> None:
         sys.exit(EXIT_USAGE)
     logs.configure(settings.log_level, json=settings.log_json)
     try:
+        hold_signals()
         forker = start_template(settings, anew=False)
         # Not before: the two processes import at the same time.
         from ..daemon import Daemon  # noqa: PLC0415

@@ -836,6 +836,16 @@ def test_json_and_encode_agree() -> None:
 # -- a whole file at once ---------------------------------------------------------
 
 
+def typed(
+    n: int,
+    at: datetime | None = None,
+    ids: dict[str, list[UUID]] = {},  # noqa: B006 (only its hint counts)
+    kind: Literal["a", "b"] = "a",
+    pair: tuple[int, Annotated[str, "x"]] = (1, ""),
+    rest: Any = None,
+) -> None: ...
+
+
 def noted(n: int, note: str = "-", *, ratio: float | None = None) -> None: ...
 def pointed(point: Point, kind: Color = Color.RED) -> None: ...
 def anything(**rest: Any) -> None: ...
@@ -848,7 +858,10 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=5,
 )
-NAMES = st.sampled_from(["n", "note", "ratio", "point", "kind", "x"]) | st.text()
+NAMES = (
+    st.sampled_from(["n", "note", "ratio", "at", "ids", "kind", "pair", "rest"])
+    | st.text()
+)
 
 
 def the_long_way(arguments: Arguments, data: bytes) -> dict[str, object] | str:
@@ -861,7 +874,7 @@ def the_long_way(arguments: Arguments, data: bytes) -> dict[str, object] | str:
         return str(error)
 
 
-@given(st.dictionaries(NAMES, VALUES, max_size=3), st.sampled_from([noted, pointed]))
+@given(st.dictionaries(NAMES, VALUES, max_size=3), st.sampled_from([noted, typed]))
 def test_a_whole_file_gives_what_the_long_way_gives(
     args: dict[str, object], function: Callable[..., object]
 ) -> None:
@@ -910,6 +923,23 @@ def test_a_whole_file_gives_text_for_numbers_and_leaves_defaults_out() -> None:
     assert Arguments(noted, "t").decode_whole(data) == {"n": 12}
     data = b'{"task":"t","args":{"n":1,"n":2}}\n'
     assert Arguments(noted, "t").decode_whole(data) == {"n": 2}
+
+
+class Strange(Enum):
+    ONE = 1
+
+    @classmethod
+    def _missing_(cls, value: object) -> "Strange":
+        raise SystemExit(str(value))
+
+
+def enumerated(n: list[Strange]) -> None: ...
+def of_path(n: Path) -> None: ...
+def test_what_runs_code_of_the_user_takes_the_long_way() -> None:
+    data = b'{"task":"t","args":{"n":1}}\n'
+    for function in (pointed, enumerated, of_path):
+        assert Arguments(function, "t")._whole is None
+    assert Arguments(typed, "t").decode_whole(data) == {"n": 1}
 
 
 @pytest.mark.parametrize("function", [anything, with_body, lambda args: None])
