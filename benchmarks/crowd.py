@@ -2,16 +2,16 @@
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from . import drain, latency
-from .bench import RATE, Bench, waiting, workers
+from .bench import RATE, WAIT, Bench, waiting, workers
 from .child import MINUTE
-from .ledger import runs
+from .ledger import runs, times
 from .processes import FailedError, Spoold, resident
 from .table import at_least, at_most
 
@@ -28,12 +28,13 @@ class Pile:
     """A spool in which many wait; each round runs some of them.
 
     Attributes:
-        done: How many ran, from the first one.
+        done: Which ran in earlier rounds. While so many are read their order is not
+            that of their numbers.
     """
 
     spool: Path
     count: int
-    done: int = 0
+    done: set[int] = field(default_factory=set)
 
 
 # -- waiting --------------------------------------------------------------------
@@ -45,15 +46,16 @@ def waits(bench: Bench) -> None:
     what = f"{pile.count:,} waiting"
     bench.clear()
     daemon = bench.processes.spoold(pile.spool, log="warning")
-    first, end = pile.done, pile.done + bench.sizes.tasks
-    if end > pile.count:
-        raise FailedError(f"only {pile.count - first} are left of {pile.count}")
-    began = bench.until(first)
-    bench.until(end - 1)
+    if pile.count - len(pile.done) < bench.sizes.tasks:
+        raise FailedError(
+            f"only {pile.count - len(pile.done)} of {pile.count} are left"
+        )
+    _wait(bench, pile, bench.sizes.tasks)
     peak, pss = daemon.peak(), daemon.pss()
     daemon.stop()
-    _note(bench, pile)
-    each = 1e6 / drain.speed(bench, end, first=first)
+    marks = _note(bench, pile)
+    began = marks[0]
+    each = (marks[-1] - began) / (len(marks) - 1) / 1e3
     alone = f"{bench.sizes.few:,} waiting"
     bench.add(f"a task, {what}", "µs", each, (alone, few), at_most(1.15, alone))
     later = (began - daemon.began) / 1e6 - start(bench) * 1e3
@@ -77,14 +79,27 @@ def _start(bench: Bench) -> float:
     return median(took)
 
 
-def _note(bench: Bench, pile: Pile) -> None:
-    """See that those which ran were the next ones, each once; note how many."""
+def _wait(bench: Bench, pile: Pile, count: int, limit: float = WAIT) -> None:
+    """Wait until so many of the pile ran."""
+    deadline = time.monotonic() + limit
+    while (done := sum(runs(bench.cells, 0, pile.count))) < count:
+        bench.processes.look()
+        if time.monotonic() > deadline:
+            raise FailedError(f"only {done} of {count} ran in {limit:.0f} s")
+        time.sleep(0.1)
+
+
+def _note(bench: Bench, pile: Pile) -> list[int]:
+    """See that each ran once, none again; return when they began, in order."""
     told = runs(bench.cells, 0, pile.count)
-    first, pile.done = pile.done, pile.done + sum(told)
-    if any(told[:first]) or set(told[first : pile.done]) != {1}:
-        raise FailedError("some ran twice, or before their turn")
-    if waiting(pile.spool) != pile.count - pile.done:
-        raise FailedError(f"{pile.done} of {pile.count} ran, and not all others wait")
+    ran = {n for n, count in enumerate(told) if count}
+    if sum(told) != len(ran) or ran & pile.done:
+        raise FailedError("some ran twice")
+    pile.done |= ran
+    if waiting(pile.spool) != pile.count - len(pile.done):
+        done = f"{len(pile.done)} of {pile.count} ran"
+        raise FailedError(f"{done}, and not all others wait")
+    return sorted(filter(None, times(bench.cells, 0, pile.count)))
 
 
 def _pile(bench: Bench) -> Pile:
@@ -186,19 +201,18 @@ def _make_later(bench: Bench) -> Path:
 def long(bench: Bench) -> None:
     """Run what the rounds have left of the million; watch the memory."""
     pile = _pile(bench)
-    first, left = pile.done, pile.count - pile.done
+    left = pile.count - len(pile.done)
     if left < pile.count // 2:
         raise FailedError(f"only {left} are left of {pile.count}")
     bench.clear()
     daemon = bench.processes.spoold(pile.spool, log="warning")
     seen = {}
     for percent in (10, 50, 100):
-        bench.until(first + left * percent // 100 - 1, limit=LONG)
+        _wait(bench, pile, left * percent // 100, LONG)
         seen[percent] = _memory(bench, pile.spool, daemon)
-    bench.until_all(pile.count, first=first)
     daemon.stop()
-    _note(bench, pile)
-    each = 1e6 / drain.speed(bench, pile.count, first=first)
+    marks = _note(bench, pile)
+    each = (marks[-1] - marks[0]) / (len(marks) - 1) / 1e3
     alone = f"{bench.sizes.few:,} waiting"
     what = f"a task, {pile.count:,} to the last one"
     bench.add(what, "µs", each, (alone, _few(bench)), at_most(1.15, alone))

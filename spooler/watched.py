@@ -112,20 +112,24 @@ class WatchedWorker:
         if not self.in_flight:
             self.heard = CLOCK.monotonic()
             self.least_urgent = 0
-        for path in paths:
-            self.in_flight[path] = None
-            if self.places.coroutines and self.is_async(path):
-                self.asyncs.add(path)
-            self.least_urgent = max(self.least_urgent, int(path.partition("/")[0]))
+        self.in_flight.update(dict.fromkeys(paths))
+        if self.places.coroutines:
+            self.asyncs.update(filter(self.is_async, paths))
+        priorities = {path[: path.index("/")] for path in paths}
+        self.least_urgent = max(self.least_urgent, *map(int, priorities))
         self.channel.send(list(paths))
 
     def forget(self, path: str) -> None:
         """Note that it is done with what it was handed."""
         self.in_flight.pop(path, None)
-        self.limits.pop(path, None)
-        self.culprits.pop(path, None)
-        self.running.discard(path)
-        self.asyncs.discard(path)
+        if self.limits:
+            self.limits.pop(path, None)
+        if self.culprits:
+            self.culprits.pop(path, None)
+        if self.running:
+            self.running.discard(path)
+        if self.asyncs:
+            self.asyncs.discard(path)
 
     def runs(self, path: str) -> None:
         """Note that a task runs: others need not try it."""

@@ -27,7 +27,7 @@ from .spooldir.claims import Claims
 from .spooldir.recovery import ProcessLock
 from .task import iso
 
-LOOK_EVERY: Final = 0.0002
+LOOK_EVERY: Final = 0.001
 """Seconds for which a busy worker does not look up: a run that takes longer is followed
 by a look for what is more urgent, shorter ones together."""
 
