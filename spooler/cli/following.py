@@ -43,11 +43,18 @@ class _Follower:
     def __init__(self, spool: SpoolDir, found: Found) -> None:
         self._spool = spool
         self.found = found
-        try:
-            self._track = Track(spool, found.path)
-        except FileNotFoundError:
-            raise NotFoundError(found.id, "somebody else has just moved it") from None
+        self._track = self._open_track()
         self._post = self._open_post()
+
+    def _open_track(self) -> Track:
+        try:
+            return Track(self._spool, self.found.path)
+        except FileNotFoundError:  # a worker has just moved it
+            moved = track_anywhere(self._spool, self._look)
+        if moved is None:
+            raise NotFoundError(self.found.id, "it has just ended") from None
+        self._note(moved.place()[0])
+        return moved
 
     def _open_post(self) -> Watchpost | None:
         if is_remote(file_system(self._spool.path)):
@@ -97,10 +104,14 @@ class _Follower:
             path, _ = moved.place()
             if self._post is not None:
                 self._post.add_file(moved.fd)
-        if path:  # its last one, if it is gone
+        self._note(path)
+        return there
+
+    def _note(self, path: str) -> None:
+        """Note where it is, or was last; nowhere tells nothing."""
+        if path:
             name = Name.parse(path.rpartition("/")[2])
             self.found = Found(state_at(path), path, name)
-        return there
 
     def _look(self) -> str | None:
         (found,) = repair.find_all(self._spool, [self.found.id])
