@@ -98,7 +98,7 @@ class Processes:
         started = [self.start(command, env, **pipes) for command in commands]
         for child in started:
             if _out(child).readline() != "ready\n":
-                raise FailedError(f"a child did not start: {child.args!r}")
+                raise FailedError(f"a child did not start: {_name(child)}")
         return Crew(started)
 
     def look(self) -> None:
@@ -109,7 +109,7 @@ class Processes:
         """
         for process in self._running:
             if process.poll():
-                raise FailedError(f"{process.args!r} ended with {process.returncode}")
+                raise FailedError(f"{_name(process)} ended with {process.returncode}")
 
     def said(self) -> str:
         """Return the end of what daemons have logged."""
@@ -162,9 +162,16 @@ class Crew:
             line = _out(child).readline()
             child.communicate()
             if child.returncode or not line:
-                raise FailedError(f"a child failed: {child.args!r}")
+                raise FailedError(f"a child failed: {_name(child)}")
             told.append(json.loads(line))
         return told
+
+
+def _name(process: subprocess.Popen[str]) -> str:
+    """Return what a process was called with, but for the path of its program."""
+    args = process.args
+    words = [args] if isinstance(args, str | bytes | os.PathLike) else list(args)
+    return " ".join(map(str, words[1:]))
 
 
 def _out(child: subprocess.Popen[str]) -> Any:
