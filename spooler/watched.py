@@ -116,7 +116,7 @@ class WatchedWorker:
         if self.places.coroutines:
             self.asyncs.update(filter(self.is_async, paths))
         priorities = {path[: path.index("/")] for path in paths}
-        self.least_urgent = max(self.least_urgent, *map(int, priorities))
+        self.least_urgent = max(self.least_urgent, max(map(int, priorities), default=0))
         self.channel.send(list(paths))
 
     def forget(self, path: str) -> None:
