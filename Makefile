@@ -1,14 +1,16 @@
-# make demo   photographs become previews, before your eyes
-# make test   style, types, layers, all tests
-# make bench  the benchmarks, as a table
-# make clean  remove what these have made
+# make demo     photographs become previews, before your eyes
+# make test     style, types, layers, all tests
+# make torture  try to break what is promised, for MINUTES=10: power cuts, kills, rubbish
+# make bench    the benchmarks, as a table
+# make clean    remove what these have made
 #
 # Each makes the virtual environment that it needs. PYTHON=python3.12 takes another one.
 
 PYTHON ?= python3
+MINUTES ?= 10
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check torture bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv-demo/ready
@@ -26,6 +28,10 @@ check: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache | tail -n 5
+
+torture: .venv/ready
+	tests/torture/setup.sh
+	.venv/bin/python -m tests.torture --minutes $(MINUTES)
 
 bench: .venv/ready .venv-bench/ready
 	.venv/bin/python -m benchmarks --write docs/performance

@@ -1,22 +1,61 @@
-"""Files that others dropped into one spool: when each is to be looked at."""
+"""Files that others dropped into one spool: when each is to be looked at.
+
+There may be very many that are no tasks. So a look takes only some milliseconds, the
+oldest and the newest take turns (a good one that comes now need not wait for all that
+came before), and what cannot be adopted now is looked at ever more seldom.
+"""
 
 import logging
+from collections import OrderedDict
+from heapq import heappop, heappush
 from typing import Final
 
+import msgspec
+
+from .alarm import Alarm
 from .clock import Clock
 from .logs import escape
 from .spooldir.dropped import Dropped
 
-ADOPT_MAX: Final = 50
-"""Dropped files that are looked at in one go, so that tasks need not wait."""
+ADOPT_FOR: Final = 0.001
+"""Seconds for which dropped files are looked at in one go, so that tasks need not wait,
+and workers are handed names often enough."""
 
 LOOK_AGAIN: Final = 1.0
 """Seconds until a dropped file that was not ready is looked at again."""
 
 LOOK_AGAIN_MAX: Final = 60.0
-"""Seconds at which the doubling of that time ends for a file that gives errors."""
+"""Seconds at which the doubling of that time ends."""
+
+REFUSED_EVERY: Final = 0.200
+"""Seconds, for each file that was not ready, until one is looked at again that the
+system has refused: however many there are, five a second."""
+
+KNOWN_MAX: Final = 10_000
+"""Files that are remembered, new ones and such as were not ready."""
+
+FORGET_AFTER: Final = 600.0
+"""Seconds after which files that were not ready are found again for which there was
+no room."""
+
+Key = tuple[str, str]
+"""A folder and a name in it."""
 
 log = logging.getLogger(__name__)
+
+
+class _Later(msgspec.Struct):
+    """A file that was not ready.
+
+    Attributes:
+        at: When it is looked at again, by the monotonic clock.
+        delay: How long it waits for that.
+        is_refused: The system has refused to move or to open it.
+    """
+
+    at: float
+    delay: float
+    is_refused: bool
 
 
 class Adopting:
@@ -24,65 +63,154 @@ class Adopting:
 
     Args:
         dropped: What adopts them.
+
+    Attributes:
+        wants_scan: There may be files for which there was no room, and now there is.
     """
 
     def __init__(self, dropped: Dropped, clock: Clock) -> None:
         self._dropped = dropped
         self._clock = clock
-        self._candidates: dict[tuple[str, str], bool] = {}
-        self._unready: dict[tuple[str, str], float] = {}
-        self._trouble: dict[tuple[str, str], float] = {}
+        self._new: OrderedDict[Key, bool] = OrderedDict()
+        self._later: dict[Key, _Later] = {}
+        self._order: list[tuple[float, Key]] = []
+        self._others: set[int] = set()
+        self._forget_at = 0.0
+        self._takes_newest = False
+        self._alarm = Alarm(
+            log,
+            "cannot adopt %d files more now: each is tried again, ever more seldom",
+            clock,
+        )
+        self._has_missed = self._has_settled = False
+        self.wants_scan = False
 
-    def tell(self, folder: str, file: str, *, whole: bool) -> None:
+    def tell(self, folder: str, file: str, *, whole: bool | None) -> None:
         """Learn that something has happened to a file.
 
         Args:
-            whole: It is known to be whole.
+            whole: It is known to be whole; None if nothing has happened: as ``find``.
         """
-        self._candidates[folder, file] = whole
+        if whole is None:
+            self.find(folder, file)
+            return
+        key = (folder, file)
+        if key in self._new or len(self._new) < KNOWN_MAX:
+            self._new[key] = whole
+        else:
+            self._has_missed = True
 
     def find(self, folder: str, file: str) -> None:
         """Learn that there is a file."""
-        self._candidates.setdefault((folder, file), False)
+        key = (folder, file)
+        if key in self._new or key in self._later or hash(key) in self._others:
+            return
+        self.tell(folder, file, whole=False)
 
     def adopt_some(self) -> list[str]:
         """Adopt some of what is ready; return the paths of the new tasks."""
         now = self._clock.monotonic()
-        for key, moment in list(self._unready.items()):
-            if moment <= now:
-                del self._unready[key]
-                self.find(*key)
+        self._find_again(now)
         adopted = []
-        for key in list(self._candidates)[:ADOPT_MAX]:
-            result = self._adopt(*key, whole=self._candidates.pop(key))
-            if result is True:
-                self._unready[key] = now + self._trouble.get(key, LOOK_AGAIN)
-                continue
-            self._unready.pop(key, None)
+        while self._new:
+            key, whole = self._new.popitem(last=self._takes_newest)
+            self._takes_newest = not self._takes_newest
+            result = self._adopt(key, whole=whole)
             if isinstance(result, str):
                 adopted.append(result)
+            if self._clock.monotonic() - now >= ADOPT_FOR:
+                break
+        if self._has_missed and self._has_settled and not self._new:
+            self._has_missed = self._has_settled = False
+            self.wants_scan = True
+        self._dropped.look()
+        self._alarm.look()
         return adopted
 
-    def _adopt(self, folder: str, file: str, *, whole: bool) -> str | bool:
+    def _find_again(self, now: float) -> None:
+        """Look again at what was not ready, where it is time for it."""
+        while (at := self._next_at()) is not None and at <= now:
+            _, key = heappop(self._order)
+            self._new.setdefault(key, False)
+        if self._others and now >= self._forget_at:
+            self._others.clear()
+
+    def _adopt(self, key: Key, *, whole: bool) -> str | bool:
         """Return the path of a new task, else whether to look again."""
+        is_refused = False
         try:
-            result = self._dropped.adopt(folder, file, finished=whole)
+            result = self._dropped.adopt(*key, finished=whole)
         except OSError as error:
-            known = (folder, file) in self._trouble
-            level = logging.DEBUG if known else logging.WARNING
-            path = escape(f"{folder}/{file}")
-            log.log(level, "cannot adopt %s now: %s", path, escape(str(error)))
-            delay = self._trouble.get((folder, file), LOOK_AGAIN / 2) * 2
-            self._trouble[folder, file] = min(delay, LOOK_AGAIN_MAX)
-            return True
-        self._trouble.pop((folder, file), None)
+            is_refused = result = True
+            self._tell_refused(key, error)
+        if result is True:
+            self._look_later(key, is_refused=is_refused)
+            return result
+        self._has_settled = True
+        known = self._later.pop(key, None)
+        if known is not None and known.is_refused:
+            self._look_at_refused()
         return result
+
+    def _tell_refused(self, key: Key, error: OSError) -> None:
+        known = self._later.get(key)
+        path, why = escape("/".join(key)), escape(error.strerror or str(error))
+        if known is not None and known.is_refused:
+            log.debug("cannot adopt %s now: %s", path, why)
+        else:
+            self._alarm.tell(logging.WARNING, "cannot adopt %s now: %s", path, why)
+
+    def _look_later(self, key: Key, *, is_refused: bool) -> None:
+        now = self._clock.monotonic()
+        known = self._later.get(key)
+        if known is None:
+            if len(self._later) >= KNOWN_MAX:
+                self._leave(key, now, is_refused=is_refused)
+                return
+            known = self._later[key] = _Later(0.0, LOOK_AGAIN / 2, is_refused)
+        known.is_refused = is_refused
+        if known.at <= now:  # else it was told of before its time
+            known.delay = min(2 * known.delay, LOOK_AGAIN_MAX)
+            least = len(self._later) * REFUSED_EVERY if is_refused else 0.0
+            known.at = now + max(known.delay, least)
+            heappush(self._order, (known.at, key))
+
+    def _look_at_refused(self) -> None:
+        """Look again at all that was refused, now that one of them no longer is."""
+        for key, each in self._later.items():
+            if each.is_refused:
+                each.is_refused = False
+                self._new.setdefault(key, False)
+        self._has_missed = self._has_missed or bool(self._others)
+        self._others.clear()
+
+    def _leave(self, key: Key, now: float, *, is_refused: bool) -> None:
+        """Forget a file for a while, since there is no room for it."""
+        if not is_refused:
+            self._has_missed = True
+            return
+        if not self._others:
+            self._forget_at = now + FORGET_AFTER
+        self._others.add(hash(key))
 
     @property
     def next_look(self) -> float | None:
         """Seconds until a dropped file should be looked at; None if none waits."""
-        if self._candidates:
+        if self._new:
             return 0.0
-        if not self._unready:
-            return None
-        return max(0.0, min(self._unready.values()) - self._clock.monotonic())
+        at = self._next_at()
+        return None if at is None else max(0.0, at - self._clock.monotonic())
+
+    def _next_at(self) -> float | None:
+        """Return when the first file is due that still waits."""
+        while self._order:
+            at, key = self._order[0]
+            if key in self._later and self._later[key].at == at:
+                return at
+            heappop(self._order)
+        return None
+
+    @property
+    def waits(self) -> bool:
+        """Whether a file waits that the system has not refused."""
+        return bool(self._new) or not all(e.is_refused for e in self._later.values())

@@ -60,9 +60,13 @@ _PLAIN: Final = (str, int, float, bool, type(None), dict, list, tuple)
 _PLAIN_HINTS: Final = (str, int, bool, str | None, int | None, bool | None)
 """What is of one of these is in JSON what it was, and there is only one way."""
 
+_NAME_MAX: Final = 60
+"""Characters of a name from a file that a message shows."""
+
 _convert: Final = msgspec.convert
 _to_json: Final = ENCODER.encode
 
+_SECONDS: Final = re.compile(rb"(?:0|[1-9]\d{0,9})(?:\.\d+)?")
 _NAME: Final = re.compile(r"Object (contains|missing) \w+ field `(.*)`", re.DOTALL)
 _PLACE: Final = re.compile(r" - at (?:`key` in )?`\$([^`]*)`")
 _VALUE: Final = re.compile(rf"Invalid .*value (?s:.*?)((?:{_PLACE.pattern})*)\Z")
@@ -109,7 +113,8 @@ class Arguments:
         self._rest: object = None
         self._plain: type[msgspec.Struct] | None = None
         self._decoders: tuple[msgspec.json.Decoder[msgspec.Struct], ...] = ()
-        self._whole: msgspec.json.Decoder[Any] | None = None
+        self._whole: Any = None
+        self._signed: Any = None
         self._values: Callable[[msgspec.Struct], dict[str, Any]] = fields
         with suppress(NameError):
             self._read_hints()
@@ -188,13 +193,19 @@ class Arguments:
         self._ready()
         return self._load(raw, lax=True)
 
-    def decode_whole(self, data: bytes) -> dict[str, object] | None:
+    def decode_whole(
+        self, data: bytes, task_id: str | None = None
+    ) -> dict[str, object] | None:
         """Return the arguments by name from a whole task file that holds only them.
+
+        Or also what signing one adds.
 
         One step instead of ``codec.decode`` and ``decode``, for what most tasks are.
 
         Args:
             data: All bytes of the file.
+            task_id: The id that a signed one must have in it; None for the line of a
+                batch.
 
         Returns:
             None if there is more in it, or anything wrong: those two tell.
@@ -203,11 +214,16 @@ class Arguments:
             return None
         if data[:1] != b"{" or data[-2:] != b"}\n":  # JSON allows more than a file
             return None
+        is_signed = data[:7] == b'{"sig":'
         try:
-            found = self._whole.decode(data)
+            found = (self._signed if is_signed else self._whole).decode(data)
         except ERRORS:
             return None
-        return self._values(found.args) if found.task == self._task else None
+        if found.task != self._task:
+            return None
+        if is_signed and not (found.id == task_id and _SECONDS.fullmatch(found.signed)):
+            return None
+        return self._values(found.args)
 
     def call(
         self, function: Callable[..., object], kwargs: Mapping[str, object]
@@ -277,9 +293,10 @@ class Arguments:
             self._plain = struct
         # A class of the user's is called within the limits of the run.
         if self._body is BodyKind.NONE and all(map(runs_no_code, kinds)):
-            parts = [("task", str), ("args", struct)]
-            whole = msgspec.defstruct("_", parts, forbid_unknown_fields=True)
-            self._whole = msgspec.json.Decoder(whole, strict=False)
+            parts: list[Any] = [("task", str), ("args", struct)]
+            self._whole = _strict_decoder(parts)
+            added = [("sig", str), ("signed", msgspec.Raw), ("id", str)]
+            self._signed = _strict_decoder(parts + added)
         if not struct.__struct_defaults__:
             self._values = msgspec.structs.asdict
 
@@ -346,16 +363,22 @@ class Arguments:
         elif "float" in message and "got `null`" in message:
             message += " (in JSON, nan and infinity are null)"
         at = place and f" at {place.lstrip('.')}"
-        prefix = f"argument {name!r}{at}: " if name else ""
+        prefix = f"argument {_cut(name)!r}{at}: " if name else ""
         return self._refusal(prefix + _line(message))
 
     def _unknown(self, name: str) -> ArgumentsError:
         near = difflib.get_close_matches(name, self._parameters.keys() - {name}, 1)
         guess = f" (did you mean {near[0]!r}?)" if near else ""
-        return self._refusal(f"unknown argument {name!r}{guess}")
+        return self._refusal(f"unknown argument {_cut(name)!r}{guess}")
 
     def _refusal(self, problem: str) -> ArgumentsError:
         return ArgumentsError(self._task, self.signature, problem)
+
+
+def _strict_decoder(fields: list[Any]) -> Any:
+    """Return what decodes an object with these fields and no others."""
+    struct = msgspec.defstruct("_", fields, forbid_unknown_fields=True)
+    return msgspec.json.Decoder(struct, strict=False)
 
 
 def _is_flat(data: bytes) -> bool:
@@ -423,6 +446,11 @@ def _loss(given: Any, back: Any) -> str | None:
     else:
         return None
     return next(filter(None, itertools.starmap(_loss, pairs)), None)
+
+
+def _cut(name: str) -> str:
+    """Return a name that may come from a file, not too long for a line of a log."""
+    return name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}..."
 
 
 def _line(message: str) -> str:

@@ -10,20 +10,23 @@ Events are hints: a name that comes twice costs the worker one rename that fails
 import logging
 import re
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from .adopting import Adopting
 from .clock import CLOCK, Clock
+from .logs import escape
 from .minutes import Folder, Priority, make_folder
 from .names import Names
 from .pausing import Pausing
 from .slices import Slices
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
+from .spooldir.marking import FOLDERS
 from .spooldir.pauses import FOLDER as PAUSED
 from .spooldir.recovery import remove_folder
-from .spooldir.root import FOLDERS
 from .task import MINUTE_US, is_priority, minute_start_us
 from .wakeup import Watch
 
@@ -78,9 +81,8 @@ class Backlog:
         on_news = self.pausing.on_news
         self._watch.add(PAUSED, on_news, self._on_lost, removals=True)
         self._read_pauses()
-        self._watch.add(".", self._on_root, self._on_lost)
-        for file in self._spool.names("."):
-            self._on_root(file, False)
+        self._watch.add(".", self._told(self._on_root), self._on_lost)
+        self._slices.look_through(".", partial(self._on_root, whole=None))
         for priority in self._order:
             self._scan_priority(priority)
         self.stale = False
@@ -88,9 +90,8 @@ class Backlog:
     def _scan_priority(self, priority: Priority) -> None:
         folder = str(priority.number)
         on_name = partial(self._on_priority, priority)
-        self._watch.add(folder, on_name, self._on_lost)
-        for file in self._spool.names(folder):
-            self._on_priority(priority, file, False)
+        self._watch.add(folder, self._told(on_name), self._on_lost)
+        self._slices.look_through(folder, partial(on_name, whole=None))
         for each in (*priority.folders.values(), *priority.closing.values()):
             each.unread = True
             self._reopen(each)
@@ -98,7 +99,21 @@ class Backlog:
     def _on_lost(self) -> None:
         self.stale = True
 
-    def _on_root(self, file: str, whole: bool) -> None:
+    def _told(
+        self, on_name: Callable[[str, bool], None]
+    ) -> Callable[[str, bool], None]:
+        """Return what takes news as ``on_name`` does; after an error a scan does it."""
+
+        def told(file: str, whole: bool) -> None:
+            try:
+                on_name(file, whole)
+            except OSError as error:
+                log.warning("cannot look at %s now: %s", escape(file), error)
+                self.stale = True
+
+        return told
+
+    def _on_root(self, file: str, whole: bool | None) -> None:
         if file in _OURS:
             return
         number = int(file) if is_priority(file) else -1
@@ -112,21 +127,26 @@ class Backlog:
         elif not self.is_blind and not self._watch.has(file):
             self._scan_priority(self._priorities[number])  # it was made anew
 
-    def _on_priority(self, priority: Priority, file: str, whole: bool) -> None:
-        if file in priority.known:
+    def _on_priority(self, priority: Priority, file: str, whole: bool | None) -> None:
+        folder = str(priority.number)
+        path = f"{folder}/{file}"
+        if whole is not None:  # somebody has made it anew
+            self._watch.remove(path)
+        if minute_start_us(file) is None or not self._is_minute(path):
+            self._adopting.tell(folder, file, whole=whole)
+        elif file in priority.known:
             known = priority.folders.get(file) or priority.closing.get(file)
-            if known is not None:  # somebody has made it anew
+            if known is not None:
                 known.unread = True
                 self._reopen(known)
-            return
-        folder = str(priority.number)
-        if minute_start_us(file) is None or not self._spool.is_folder(
-            f"{folder}/{file}"
-        ):
-            self._adopting.tell(folder, file, whole=whole)
         else:
             priority.known.add(file)
             insort(priority.minutes, file)
+
+    def _is_minute(self, folder: str) -> bool:
+        with suppress(OSError):
+            self._spool.guard(folder)
+        return self._spool.is_folder(folder)
 
     def _on_name(self, folder: Folder, file: str, whole: bool) -> None:
         if not folder.is_native(file):
@@ -182,6 +202,9 @@ class Backlog:
         """Adopt what others dropped: some of it, so that tasks need not wait."""
         for path in self._adopting.adopt_some():
             self._arrive(path)
+        if self._adopting.wants_scan:
+            self._adopting.wants_scan = False
+            self.stale = True
 
     def _arrive(self, path: str) -> None:
         number, minute, file = path.split("/")
@@ -197,6 +220,11 @@ class Backlog:
     def next_look(self) -> float | None:
         """Seconds until a dropped file should be looked at; None if none waits."""
         return self._adopting.next_look
+
+    @property
+    def is_adopting(self) -> bool:
+        """Whether there is, or may be, a dropped file that can be adopted yet."""
+        return self._adopting.waits or self._slices.is_looking
 
     @property
     def is_blind(self) -> bool:
@@ -247,12 +275,17 @@ class Backlog:
             self._read_pauses()
         if more_urgent_than is None:  # or others may have one that is due before
             self.next_due_us = self.pausing.now.next_us
-        for priority in self._going_on():
-            if more_urgent_than is not None and priority.number >= more_urgent_than:
-                break
-            self._take_from(priority, now_us, limit, taken)
-            if len(taken) >= limit:
-                break
+        try:
+            for priority in self._going_on():
+                if more_urgent_than is not None and priority.number >= more_urgent_than:
+                    break
+                self._take_from(priority, now_us, limit, taken)
+                if len(taken) >= limit:
+                    break
+        except OSError:
+            if not taken:
+                raise
+            # They are in flight by now. The error will be met again.
         return taken
 
     def _take_from(
@@ -288,20 +321,20 @@ class Backlog:
         self, folder: Folder, now_us: int, limit: int, taken: list[str]
     ) -> None:
         now = f"{now_us:016d}"
+        paused = self.pausing.now.tasks
         while len(taken) < limit:
-            name = folder.next_of(self.pausing.now.tasks)
-            if name is None or name[:16] > now:
-                if folder.must_be_read(name):
-                    self._watch_folder(folder)
-                    self._slices.begin(folder)
-                    continue
-                if name is not None:
-                    self._due_later(int(name[:16]))
-                return
-            folder.names.pop()
-            folder.keep_until = 0.0
-            folder.in_flight.add(name)
-            taken.append(f"{folder.path}/{name}")
+            if names := folder.take(now, limit - len(taken), paused):
+                folder.keep_until = 0.0
+                taken += [f"{folder.path}/{name}" for name in names]
+                continue
+            name = folder.next_of(paused)
+            if folder.must_be_read(name):
+                self._watch_folder(folder)
+                self._slices.begin(folder)
+                continue
+            if name is not None:
+                self._due_later(int(name[:16]))
+            return
 
     def _due_later(self, due_us: int) -> None:
         if self.next_due_us is None or due_us < self.next_due_us:
@@ -327,9 +360,36 @@ class Backlog:
         Raises:
             OSError: From the file system.
         """
-        self._slices.read_on()
+        was_looking = self._slices.is_looking
+        try:
+            self._slices.read_on()
+        except OSError:
+            self.stale = self.stale or was_looking
+            raise
 
     # -- settling ---------------------------------------------------------------
+
+    def settle_all(self, paths: list[str]) -> None:
+        """Forget tasks that a worker is done with; most are of one folder."""
+        first = paths[0] if paths else ""
+        begin = first.rfind("/") + 1
+        stem = first[:begin]
+        names = [path[begin:] for path in paths if path.startswith(stem)]
+        folder = self._open_folder(stem) if len(names) == len(paths) else None
+        if folder is not None and folder.returned.isdisjoint(names):
+            folder.in_flight.difference_update(names)
+            folder.doubtful.difference_update(names)
+            folder.lost = max(0, folder.lost - len(names))
+        else:
+            for path in paths:
+                self.settle(path)
+
+    def _open_folder(self, stem: str) -> Folder | None:
+        """Return the folder with that path, ``/`` at its end; None if it is closing."""
+        if not stem:
+            return None
+        number, minute, _ = stem.split("/")
+        return self._priorities[int(number)].folders.get(minute)
 
     def settle(self, path: str) -> None:
         """Forget a task that a worker is done with."""
@@ -390,9 +450,11 @@ class Backlog:
             gone = remove_folder(self._spool, folder.path, self._clock)
         except OSError as error:
             known = folder.path in self._closed
+            self._closed.add(folder.path)
             level = logging.DEBUG if known else logging.WARNING
             log.log(level, "cannot remove folder %s: %s", folder.path, error)
             return
+        self._closed.discard(folder.path)
         self._watch.remove(folder.path)
         del priority.closing[minute]
         priority.known.discard(minute)
@@ -404,7 +466,14 @@ class Backlog:
         folder = self._load(priority, minute)
         self._watch_folder(folder)
         priority.known.add(minute)
-        left = self._spool.names(folder.path)
+        try:
+            left = self._spool.names(folder.path)
+        except OSError as error:  # a scan finds it anew
+            log.warning("cannot read folder %s: %s", folder.path, error)
+            del priority.folders[minute]
+            priority.known.discard(minute)
+            self.stale = True
+            return
         if any(folder.is_native(name) for name in left):
             insort(priority.minutes, minute)
             return

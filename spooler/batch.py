@@ -120,6 +120,7 @@ def run(
     except OSError as error:
         return claim, _not_now(error)
     try:
+        _check_origin(claim, task.header, progress)
         with task.open_body() as body:
             outcome = _Lines(host, claims, progress, task, body, count).run()
     except CorruptError as error:
@@ -129,6 +130,12 @@ def run(
     finally:
         progress.close()
     return progress.claim, outcome
+
+
+def _check_origin(claim: Claim, header: Header, progress: Progress) -> None:
+    """Check that the lines of a signed batch get the ids that they were put with."""
+    if claim.signed and header.id not in (None, progress.origin):
+        raise CorruptError(f"is signed with the id {header.id}, and is no part of that")
 
 
 def _not_now(error: OSError) -> Outcome:
@@ -265,7 +272,7 @@ class _Lines:
         name = progress.line_name(entry.name)
         # The name of its file is for those who have no values.
         file = "" if header is None else str(name)
-        claim = Claim(name, self._claims.worker, file)
+        claim = Claim(name, self._claims.worker, file, progress.claim.signed)
         task = self._file(header, line)
         started_us = CLOCK.now_us()
         progress.mark(between=False)
@@ -291,7 +298,10 @@ class _Lines:
         return Line(-1, header, line, len(line), *times)
 
     def _spin_off(self, name: Name, line: bytes) -> Claim:
-        return self._progress.spin_off(name, line, self._task.mtime_ns)
+        moment_ns, signed = self._task.mtime_ns, self._task.header.signed
+        if self._progress.claim.signed and signed is not None:
+            moment_ns = int(signed * 1e6) * 1000
+        return self._progress.spin_off(name, line, moment_ns)
 
     def _by_itself(
         self, header: Header, line: bytes, due_us: int | None

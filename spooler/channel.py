@@ -2,6 +2,7 @@
 
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -25,6 +26,7 @@ class WorkerSettings:
         threads: Plain functions that run at a time.
         async_concurrency: Async functions that run at a time.
         async_backend: The event loop for them.
+        require_signature: Tasks that are not signed are put aside.
     """
 
     name: str
@@ -40,6 +42,49 @@ class WorkerSettings:
     threads: int = 1
     async_concurrency: int = 100
     async_backend: AsyncBackend = "asyncio"
+    require_signature: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorSettings:
+    """How one spool is served: for attributes not listed see ``WorkerSettings``.
+
+    Attributes:
+        workers: How many.
+        async_concurrency: As there, if there are async functions.
+    """
+
+    workers: int = 1
+    owners: Collection[int] = frozenset()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_tasks: int = 0
+    max_rss: int = 0
+    soft_timeout: float | None = None
+    keep_log: KeepLog = "failed"
+    threads: int = 1
+    async_concurrency: int = 100
+    async_backend: AsyncBackend = "asyncio"
+    hard_timeout: float | None = None
+    require_signature: bool = False
+
+    def for_worker(self, name: str, daemon: str, spool: str) -> WorkerSettings:
+        """Return what a worker is told."""
+        return WorkerSettings(
+            name=name,
+            daemon=daemon,
+            spool=spool,
+            owners=sorted(self.owners),
+            retry=self.retry,
+            max_tasks=self.max_tasks,
+            max_rss=self.max_rss,
+            soft_timeout=self.soft_timeout,
+            keep_log=self.keep_log,
+            threads=self.threads,
+            async_concurrency=self.async_concurrency,
+            async_backend=self.async_backend,
+            hard_timeout=self.hard_timeout,
+            require_signature=self.require_signature,
+        )
 
 
 class Channel:

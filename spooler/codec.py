@@ -7,6 +7,7 @@ Specification: docs/format.md, section 2.
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Annotated, Final
 
@@ -48,6 +49,7 @@ class Header(msgspec.Struct, frozen=True):
         at: The ``at`` key as it was written, not yet a moment.
         body: The ``body`` key; None if absent.
         body_offset: Where the body begins in the file.
+        signed: When it was signed, in seconds since the epoch, if it says so.
     """
 
     task: str
@@ -61,6 +63,7 @@ class Header(msgspec.Struct, frozen=True):
     traceparent: str | None = None
     options: RunOptions | None = None
     uwsgi: bool = False
+    signed: float | None = None
 
 
 class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
@@ -77,9 +80,13 @@ class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
     traceparent: str | None = None
     options: RunOptions | None = None
     v: int | None = None
+    sig: str | None = None
+    signed: Annotated[float, msgspec.Meta(ge=0, lt=1e10)] | None = None
 
 
-_LINE_KEYS: Final = tuple(key for key in _Keys.__struct_fields__ if key != "args")
+_LINE_KEYS: Final = tuple(
+    key for key in _Keys.__struct_fields__ if key not in ("args", "signed")
+)
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(_Keys)
 _ANY_DECODER = msgspec.json.Decoder()
@@ -131,7 +138,7 @@ def encode(
     header = _ENCODER.encode(keys) + b"\n"
     if len(header) > MAX_HEADER:
         raise UsageError(f"{_TOO_LARGE}: put what is large into the body")
-    if _is_deep(args):
+    if _is_deep(header):
         raise UsageError(_TOO_DEEP)
     return header
 
@@ -206,9 +213,21 @@ def _header(
     if keys.v is not None and keys.v != 1:
         raise CorruptError("v: only version 1 of the format is known")
     at, priority, body = keys.at, keys.priority, keys.body
-    id_, key, trace = keys.id, keys.key, keys.traceparent
+    id_, key, trace, options = keys.id, keys.key, keys.traceparent, keys.options
+    signed = keys.signed
     return Header(
-        keys.task, args, end, at, priority, body, id_, key, trace, keys.options, uwsgi
+        keys.task,
+        args,
+        end,
+        at,
+        priority,
+        body,
+        id_,
+        key,
+        trace,
+        options,
+        uwsgi,
+        signed,
     )
 
 
@@ -293,6 +312,8 @@ def _leading_text(head: bytes, *, ends: bool) -> tuple[str, bool]:
 
 
 def _read_lines(head: bytes, *, ends: bool) -> Header | None:
+    if head.startswith(BOM_UTF8):
+        raise CorruptError("line 1: a byte order mark")
     pairs: dict[str, object] = {}
     start = number = 0
     while start < len(head):
@@ -333,8 +354,6 @@ def _read_line(line: bytes) -> tuple[str, object]:
         raise ValueError("not UTF-8") from None
     if "\0" in text:
         raise ValueError("a NUL byte")
-    if text[0] == "\ufeff":
-        raise ValueError("a byte order mark")
     key, equals, value = text.partition("=")
     if not equals:
         raise ValueError(f"no = in {show(text)}")

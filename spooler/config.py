@@ -66,6 +66,14 @@ class Settings:
         burst: End when nothing is left to run now.
         reload: Import the modules anew when their files change.
         allow_uids: Owners of files that count as tasks, besides root and this user.
+        allow_groups: Groups whose users are such owners too, by name or number.
+        insecure: Serve spools that others could have their hands on.
+        key_file: The file with the keys for signing, absolute; None for no signing.
+        require_signature: Put tasks aside that are not signed with one of them.
+        max_waiting: How many tasks may wait when one is put; 0 for any number, None
+            for what the spool says.
+        min_free: Bytes that must be free then on its file system; as above.
+        min_free_inodes: Inodes that must be free then; as above.
     """
 
     dirs: tuple[str, ...]
@@ -86,6 +94,13 @@ class Settings:
     burst: bool = False
     reload: bool = False
     allow_uids: tuple[int, ...] = ()
+    allow_groups: tuple[str, ...] = ()
+    insecure: bool = False
+    key_file: str | None = None
+    require_signature: bool = False
+    max_waiting: int | None = None
+    min_free: int | None = None
+    min_free_inodes: int | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     log_level: str = "info"
     log_json: bool = False
@@ -97,6 +112,8 @@ class Settings:
             raise UsageError("the same spool is named twice")
         if not self.imports:
             raise UsageError("no module with tasks was named: use --import MODULE")
+        if self.require_signature and self.key_file is None:
+            raise UsageError("require_signature needs the keys: use --key-file FILE")
         self._check_numbers()
         if find_spec(self.async_backend) is None:
             raise UsageError(
@@ -109,6 +126,7 @@ class Settings:
             value = getattr(self, name)
             if not value >= low:
                 raise UsageError(f"{name}={value} cannot be: it takes {low} or more")
+        check_room(self.max_waiting, self.min_free, self.min_free_inodes)
         for name, high in _MOST.items():
             value = getattr(self, name)
             if value > high:
@@ -127,8 +145,11 @@ _WORDS: Final[Mapping[type, str]] = {
 }
 
 
-_SIZE = re.compile(r"(\d+)([KMG]?)", re.ASCII)
-_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30}
+_SIZE = re.compile(r"(\d{1,20})([KMGT]?)", re.ASCII)
+_SHIFTS: Final = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+
+ROOM_MAX: Final = 2**63 - 1
+"""The largest limit of what waits or must be free."""
 
 RSS_MIN: Final = 1 << 20
 """Bytes. A limit below is a mistake: no process of Python's is that small."""
@@ -140,14 +161,53 @@ def parse_rss(text: str) -> int:
     Raises:
         UsageError: It is none, or too small for any worker. ``0`` is for no limit.
     """
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) << _SHIFTS[match[2]] if match else -1
+    size = _size(text)
     if size < 0 or 0 < size < RSS_MIN:
         raise UsageError(
             f"max_rss={text!r:.80} cannot be: it takes a size such as 200M or 1G,"
             " 1M or more, or 0 for any"
         )
     return size
+
+
+def parse_free(text: str | None) -> int | None:
+    """Return the bytes that are to be free: ``500M``, ``1G``; None if nothing is said.
+
+    Raises:
+        UsageError: It is no size.
+    """
+    if text is None:
+        return None
+    size = _size(text)
+    if size < 0:
+        raise UsageError(
+            f"min_free={text!r:.80} cannot be: it takes a size such as 500M or 1G,"
+            " or 0 for any"
+        )
+    return size
+
+
+def _size(text: str) -> int:
+    """Return a size in bytes; -1 if it is none."""
+    match = _SIZE.fullmatch(text)
+    return int(match[1]) << _SHIFTS[match[2]] if match else -1
+
+
+def check_room(
+    max_waiting: int | None, min_free: int | None, min_free_inodes: int | None
+) -> None:
+    """Check what was said of the room in a spool.
+
+    Raises:
+        UsageError: A number is negative, or beyond what any disk has.
+    """
+    for name, value in (
+        ("max_waiting", max_waiting),
+        ("min_free", min_free),
+        ("min_free_inodes", min_free_inodes),
+    ):
+        if value is not None and not 0 <= value <= ROOM_MAX:
+            raise UsageError(f"{name}={value:.3g} cannot be: it takes 0 to {ROOM_MAX}")
 
 
 def parse_file(

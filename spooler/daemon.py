@@ -15,26 +15,40 @@ from typing import Final
 
 from ._version import __version__
 from .backlog import Backlog
+from .channel import SupervisorSettings
 from .clock import CLOCK
 from .config import Settings
-from .errors import EXIT_DONE, EXIT_FAILED, NotASpoolError, UsageError
+from .errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    KeyFileError,
+    NotASpoolError,
+    UsageError,
+)
 from .forker import Forker, start_template
+from .groups import accepted_owners
 from .known import Known
 from .logs import escape
 from .loop import STOPPING, Loop, Signals
 from .reload import CodeWatch
 from .scheduler import Scheduler
 from .served import SWEEP_EVERY, Served
+from .space import Space
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.recovery import ProcessLock, process_name
 from .spooldir.results import Sweeper
-from .supervisor import Supervisor, SupervisorSettings, accepted_owners
+from .spooldir.room import set_limits
+from .spooldir.trust import weaknesses
+from .supervisor import Supervisor
 from .task import iso
 from .wakeup import Watch, file_system
 
 RESTART_PAUSE: Final = 1.0
 """Seconds between two starts of a template process that dies."""
+
+KILL_TIMEOUT: Final = 2.0
+"""Seconds that a template is given to kill its workers."""
 
 SAME_SIGNAL: Final = 0.2
 """Seconds in which a second TERM is the first one once more: timeout(1) and some
@@ -59,6 +73,7 @@ class Daemon:
     def __init__(self, settings: Settings, forker: Forker) -> None:
         self._settings = settings
         self._forker = forker
+        self._owners: set[int] = set()
         self._loop = Loop()
         self._signals = Signals(STOPPING)
         self._loop.add(self._signals.fileno(), self._on_signals)
@@ -67,6 +82,7 @@ class Daemon:
         if settings.reload:
             self._changes = CodeWatch(self._loop.add, Watch(os.sep))
         try:
+            self._learn_owners()
             for path in settings.dirs:
                 self._spools.append(self._open(SpoolDir(path)))
         except BaseException:
@@ -89,20 +105,27 @@ class Daemon:
         name = process_name("daemon")
         lock = ProcessLock(spool, name)
         try:
+            if spool.signer is not None:
+                spool.signer.look()
+            self._look_who_could_use(spool)
             spool.open()
             if not lock.acquire(timeout=5.0):
                 raise UsageError(f"{spool.path}: cannot take the lock of {name}")
+            set_limits(
+                spool, settings.max_waiting, settings.min_free, settings.min_free_inodes
+            )
         except OSError as error:
             raise UsageError(f"{spool.path}: {_explain(spool, error)}") from None
-        owners = accepted_owners(settings.allow_uids)
         watch = Watch(spool.path)
-        backlog = Backlog(spool, watch, Dropped(spool, owners))
+        requires = settings.require_signature
+        dropped = Dropped(spool, self._owners, require_signature=requires)
+        backlog = Backlog(spool, watch, dropped)
         supervisor = Supervisor(
             spool,
             backlog,
             SupervisorSettings(
                 workers=settings.workers,
-                owners=owners,
+                owners=self._owners,
                 retry=settings.retry,
                 max_tasks=settings.max_tasks,
                 max_rss=settings.max_rss,
@@ -112,6 +135,7 @@ class Daemon:
                 async_concurrency=settings.async_concurrency,
                 async_backend=settings.async_backend,
                 hard_timeout=settings.hard_timeout,
+                require_signature=settings.require_signature,
             ),
             name,
             self._loop.add,
@@ -129,15 +153,41 @@ class Daemon:
             supervisor,
             Scheduler(spool),
             results,
+            Space(spool),
             settings.frequency,
             settings.keep_logs_for,
         )
+
+    def _learn_owners(self) -> None:
+        """Find whose files are tasks: all who ask have the same set.
+
+        Raises:
+            UsageError: There is no such group.
+        """
+        settings = self._settings
+        owners = accepted_owners(settings.allow_uids, settings.allow_groups)
+        self._owners.clear()
+        self._owners.update(owners)
+
+    def _look_who_could_use(self, spool: SpoolDir) -> None:
+        """Refuse a spool, or warn, if others could have their hands on it.
+
+        Raises:
+            UsageError: It is not to be served.
+            OSError: From the file system.
+        """
+        for found in weaknesses(spool.path):
+            if found.grave and not self._settings.insecure:
+                raise UsageError(f"{found.text}. Or use --insecure")
+            log.warning("insecure %s", escape(found.text))
 
     def _try_to_start_template(self) -> Forker | None:
         try:
             forker = start_template(self._settings)
         except OSError as error:  # too many processes, or open files
-            log.error("reload: the old code goes on: %s", error)
+            gone = self._forker.gone
+            what = "cannot start it now" if gone else "reload: the old code goes on"
+            log.error("%s: %s", what, error)
             return None
         self._hear(forker)
         return forker
@@ -316,18 +366,37 @@ class Daemon:
             spool.supervisor.drain()
 
     def _enforce_grace(self) -> None:
-        if not self._killed and CLOCK.monotonic() >= (self._stop_at or 0.0):
-            self._killed = True
-            self._stop_at = CLOCK.monotonic() + 3600.0
-            for spool in self._spools:
-                spool.supervisor.kill()
+        if CLOCK.monotonic() < (self._stop_at or 0.0):
+            return
+        self._stop_at = CLOCK.monotonic() + KILL_TIMEOUT
+        if self._killed:  # the templates do not: they are stopped, say
+            for forker in self._forkers():
+                forker.kill_all()
+        self._killed = True
+        for spool in self._spools:
+            spool.supervisor.kill()
 
     def _reload(self) -> None:
         if self._coming is not None:
             self._reload_again = True  # it may have imported the old code already
-        elif self._stop_at is None:
+        elif self._stop_at is None and self._can_sign():
+            try:
+                self._learn_owners()
+            except UsageError as error:
+                log.error("reload: owners of files are who they were: %s", error)
             log.info("reload: importing anew")
             self._coming = self._try_to_start_template()
+
+    def _can_sign(self) -> bool:
+        """Read the key file anew, if there is one; tell whether workers can."""
+        try:
+            for spool in self._spools:
+                if spool.dir.signer is not None:
+                    spool.dir.signer.look()
+        except KeyFileError as error:
+            log.error("reload: the old code and the old keys go on: %s", error)
+            return False
+        return True
 
     def _look_after_templates(self) -> None:
         coming = self._coming
@@ -368,9 +437,12 @@ class Daemon:
             self._loop.remove(forker.fileno())
         forker.close()
 
-    def _close(self) -> None:
+    def _forkers(self) -> list[Forker]:
         coming = [self._coming] if self._coming is not None else []
-        for forker in (self._forker, *coming, *self._old):
+        return [self._forker, *coming, *self._old]
+
+    def _close(self) -> None:
+        for forker in self._forkers():
             self._drop(forker)
         self._let_go()
         self._signals.ignore()

@@ -61,7 +61,7 @@ class Dead:
         spool: SpoolDir,
         backlog: Backlog,
         policy: RetryPolicy,
-        owners: frozenset[int],
+        owners: Collection[int],
         living: Callable[[], Collection[str]],
         clock: Clock = CLOCK,
     ) -> None:
@@ -101,7 +101,7 @@ class Dead:
                 if self._recover(name, fate):
                     del self.fates[name]
             except OSError as error:
-                log.warning("cannot recover %s now: %s", escape(name), error)
+                self._tell_refused(name, error)
                 self._again_at = now + RECOVER_AGAIN
         if not self.fates:
             self._again_at = 0.0
@@ -116,9 +116,13 @@ class Dead:
                 if not is_alive(self._spool, name):
                     self._recover(name, Fate(CRASHED, {}))
             except OSError as error:  # another user's, say: it must not stop this one
-                level = logging.DEBUG if name in self._refused else logging.WARNING
-                self._refused.add(name)
-                log.log(level, "cannot recover %s now: %s", escape(name), error)
+                self._tell_refused(name, error)
+
+    def _tell_refused(self, name: str, error: OSError) -> None:
+        level = logging.DEBUG if name in self._refused else logging.WARNING
+        self._refused.add(name)
+        text = escape(str(error))
+        log.log(level, "cannot recover %s now: %s", escape(name), text)
 
     def next_moment(self) -> float | None:
         """Return when ``recover`` has something to do, by the monotonic clock."""
@@ -134,12 +138,11 @@ class Dead:
             followers=self._followers,
             culprits=fate.culprits,
             output=1 if sys.stdout is not None else None,
+            tell=lambda each: _tell(name, each, fate.of(each.name.id)),
             clock=self._clock,
         )
         if recovered is None:
             return False
-        for each in recovered:
-            _tell(name, each, fate.of(each.name.id))
         if recovered and self._backlog.is_blind:
             self._backlog.stale = True
         return True

@@ -7,11 +7,12 @@ refuses is kept and made later.
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
 
+from .alarm import Alarm
 from .clock import CLOCK
 from .errors import ClaimLostError
 from .logs import escape
@@ -25,6 +26,9 @@ from .task import Claim, Outcome, Verdict, iso
 
 SETTLE_AGAIN: Final = 1.0
 """Seconds until a move that the file system refused is tried again."""
+
+REFUSED_MAX: Final = 20
+"""Refusals after which the other moves must wait for the next time."""
 
 _ACK: Final = Outcome(Verdict.ACK)
 
@@ -65,6 +69,12 @@ class Endings:
         self._policy = policy
         self._settle_at = 0.0
         self._tells = log.isEnabledFor(logging.INFO)
+        self._rejects = Alarm(
+            log,
+            f"reject worker={claims.worker}: %d more tasks cannot be read; they are in"
+            " corrupt/, each with the reason beside it",
+        )
+        self._refusals = Alarm(log, "cannot settle now: %d times more")
         self.settled: deque[str] = deque()
         self.refused: deque[Ending] = deque()
 
@@ -95,6 +105,8 @@ class Endings:
 
     def take_settled(self) -> list[str]:
         """Return what is new in ``settled``, and empty it."""
+        self._rejects.look()
+        self._refusals.look()
         taken = []
         while self.settled:
             taken.append(self.settled.popleft())
@@ -119,7 +131,8 @@ class Endings:
         except ClaimLostError as error:
             log.warning("%s: somebody recovered or removed it", error)
         except OSError as error:
-            log.error("cannot settle %s now: %s", escape(ending.claim.file), error)
+            text, file = "cannot settle %s now: %s", escape(ending.claim.file)
+            self._refusals.tell(logging.ERROR, text, file, escape(str(error)))
             self.refused.append(ending)
             self._settle_at = CLOCK.monotonic() + SETTLE_AGAIN
 
@@ -134,11 +147,15 @@ class Endings:
         """Try the moves again that the file system has refused, if it is time."""
         if CLOCK.monotonic() < self._settle_at:
             return
+        refusals = 0
         for _ in range(len(self.refused)):
-            ending = self.refused.popleft()
+            ending, left = self.refused.popleft(), len(self.refused)
             self.settle(ending)
             if ending.path is not None:
                 self.settled.append(ending.path)
+            refusals += len(self.refused) > left
+            if refusals >= REFUSED_MAX:
+                return
 
     def _settle(self, ending: Ending) -> None:
         claim, outcome = ending.claim, ending.outcome
@@ -162,7 +179,10 @@ class Endings:
                     now_us,
                 )
             case Verdict.REJECT:
-                self.claims.reject(claim, outcome.error)
+                durable = ending.path is None  # a line's batch has gone on already
+                self.claims.reject(claim, outcome.error, durable=durable)
+                self._rejects.tell(logging.WARNING, *_line(claim, outcome, 0, 0))
+                return
         took_us = 0 if started_us is None else now_us - started_us
         tell(claim, outcome, took_us, due_us)
 
@@ -183,6 +203,7 @@ class Endings:
                 followers,
                 "then" if succeeded else "on_failure",
                 now_us,
+                signed=ending.claim.signed,
             )
         ending.settling.settle(move)
 
@@ -217,12 +238,16 @@ _WORDS: Final[Mapping[Verdict, tuple[int, str]]] = {
 
 def tell(claim: Claim, outcome: Outcome, took_us: int, due_us: int) -> None:
     """Log what became of a claim."""
-    level, move = _WORDS[outcome.verdict]
-    if not log.isEnabledFor(level):
-        return
+    level, _ = _WORDS[outcome.verdict]
+    if log.isEnabledFor(level):
+        log.log(level, *_line(claim, outcome, took_us, due_us))
+
+
+def _line(claim: Claim, outcome: Outcome, took_us: int, due_us: int) -> tuple[Any, ...]:
+    """Return what is logged of a claim: the text, and what stands in it."""
+    _, move = _WORDS[outcome.verdict]
     later = outcome.verdict in (Verdict.RETRY, Verdict.RELEASE)
-    log.log(
-        level,
+    return (
         "%s task=%s name=%s attempt=%d worker=%s seconds=%.6f%s%s",
         move,
         claim.name.id,

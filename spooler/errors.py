@@ -5,12 +5,14 @@
     SpoolerError
     ├── UsageError            something the caller must change
     │   ├── ArgumentsError    arguments do not fit the function
+    │   ├── KeyFileError      the file with the keys for signing cannot be used
     │   ├── NotASpoolError    the directory is missing, or is no spool
     │   └── TaskNameError     not a name that a task may have
     ├── CorruptError          a file cannot be read as a task
     ├── ClaimLostError        the claim is no longer this worker's
     ├── NotFoundError         no task with that id
     ├── DuplicateError        another task has the uniqueness key
+    ├── SpoolFull             a limit of the spool is reached: nothing was put
     ├── SpoolUncertain        the last sync of a put failed: the task may run
     ├── TaskFailed            a task whose result was asked for was given up
     ├── ResultError           a task has succeeded, but its result cannot be had
@@ -45,6 +47,14 @@ class ArgumentsError(UsageError):
         self.task = task
         self.signature = signature
         self.problem = problem
+
+
+class KeyFileError(UsageError):
+    """The file with the keys for signing cannot be used: attribute ``path``."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"key file {path}: {problem}")
+        self.path = path
 
 
 class NotASpoolError(UsageError):
@@ -112,6 +122,46 @@ class SpoolUncertain(SpoolerError):  # noqa: N818 (the name in the specification
             f"task {task_id} was put but could not be synced ({cause}): it may run"
         )
         self.task_id = task_id
+
+
+class SpoolFull(SpoolerError):  # noqa: N818 (the name in the specification)
+    """A limit of the spool is reached: nothing was put. Try later.
+
+    Attributes:
+        path: The spool's.
+        what: The limit: ``max_waiting``, ``min_free`` or ``min_free_inodes``.
+        limit: How many tasks may wait; or how many bytes or inodes must be free.
+        found: How many there were.
+    """
+
+    def __init__(self, path: str, what: str, limit: int, found: int) -> None:
+        text, remedy = _FULL[what]
+        said = text.format(found=found, limit=limit)
+        option = what.replace("_", "-")
+        super().__init__(
+            f"{path} is full: {said}; put it again later, {remedy}, or change the"
+            f" limit with `spool init --{option}`"
+        )
+        self.path = path
+        self.what = what
+        self.limit = limit
+        self.found = found
+
+
+_FULL = {
+    "max_waiting": (
+        "{found} tasks wait, and max_waiting is {limit}",
+        "see that workers keep up",
+    ),
+    "min_free": (
+        "{found} bytes are free on its file system, and min_free is {limit}",
+        "make room",
+    ),
+    "min_free_inodes": (
+        "{found} inodes are free on its file system, and min_free_inodes is {limit}",
+        "remove files",
+    ),
+}
 
 
 class SoftTimeout(SpoolerError):  # noqa: N818 (raised in user code, like StopIteration)

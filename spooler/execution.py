@@ -22,7 +22,13 @@ from .clock import CLOCK
 from .codec import Header
 from .current import CURRENT
 from .ending import Ending, Endings, tell
-from .errors import ArgumentsError, ClaimLostError, CorruptError, UsageError
+from .errors import (
+    ArgumentsError,
+    ClaimLostError,
+    CorruptError,
+    KeyFileError,
+    UsageError,
+)
 from .logs import escape
 from .options import NO_OPTIONS, RunOptions, over
 from .registry import REGISTRY, Entry
@@ -48,6 +54,12 @@ BROKEN: Final = 70
 
 PARKED: Final = Outcome(Verdict.RELEASE)
 """Given back already, since a limit is reached."""
+
+CLAIM_AGAIN: Final = 1.0
+"""Seconds until a claim that the file system refused is tried again."""
+
+_REFUSED_MAX: Final = 1000
+"""How many tasks it is remembered of that this was logged."""
 
 _LOST: Final = (Verdict.RETRY, Verdict.FAIL)
 
@@ -92,6 +104,7 @@ class Execution:
         self.leaks = False
         """Whether tasks have left no descriptor to work with."""
         self._over: list[str] = []
+        self._refused: set[str] = set()
 
     def handle(self, path: str) -> None:
         """Claim a task, run it in this thread, the main one, and settle it."""
@@ -115,8 +128,7 @@ class Execution:
         try:
             claim = self.claims.claim(path)
         except OSError as error:
-            log.warning("cannot claim %s now: %s", escape(path), error)
-            self.endings.settled.append(path)
+            self._refuse(path, error)
             return None
         if claim is None:
             self.endings.settled.append(f"!lost {path}")
@@ -129,22 +141,32 @@ class Execution:
             self.runs += 1
         return run
 
+    def _refuse(self, path: str, error: OSError) -> None:
+        """Have a task that cannot be claimed now be handed out again in a while."""
+        known = path in self._refused
+        if len(self._refused) < _REFUSED_MAX:
+            self._refused.add(path)
+        level = logging.DEBUG if known else logging.WARNING
+        log.log(level, "cannot claim %s now: %s", escape(path), error)
+        task_id = path.rpartition("/")[2].split(".")[3]
+        self.tell([f"!park {task_id} {CLAIM_AGAIN} {path}"])
+
     def check(self, path: str, claim: Claim) -> Run | None:
         """Read a claimed task; return it if it is to be run now."""
         started_us = CLOCK.now_us()
-        _, _, attempt, _, name = claim.file.split(".", 4)
+        _, _, attempt, task_id, name = claim.file.split(".", 4)
         entry = REGISTRY.get(name) if name != BATCH else BATCH_ENTRY
         try:
             task = self.claims.open(claim)
             if entry is not None and entry.is_plain and len(task.data) == task.size:
-                values = entry.arguments.decode_whole(task.data)
+                values = entry.arguments.decode_whole(task.data, task_id)
                 if values is not None:
                     run = self.prepare(path, claim, task, entry, NO_OPTIONS, started_us)
                     run.values = values
                     run.alone = attempt == "0"
                     return run
-            header = self._header(task)
-        except (CorruptError, OSError) as error:
+            header = self._header(task, claim)
+        except (CorruptError, KeyFileError, OSError) as error:
             outcome = self._unreadable(error)
             self.endings.conclude(Ending(path, claim, outcome, entry))
             return None
@@ -182,14 +204,16 @@ class Execution:
         self.endings.conclude(Ending(path, claim, outcome, entry, options))
         return None
 
-    def _header(self, task: TaskFile) -> Header:
+    def _header(self, task: TaskFile, claim: Claim) -> Header:
         try:
+            if claim.signed:
+                self.claims.agree(claim, task.header)
             return task.header
         except BaseException:
             task.close()
             raise
 
-    def _unreadable(self, error: CorruptError | OSError) -> Outcome:
+    def _unreadable(self, error: CorruptError | KeyFileError | OSError) -> Outcome:
         if isinstance(error, CorruptError):
             return Outcome(Verdict.REJECT, error.reason)
         self._look_for_leaks()

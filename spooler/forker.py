@@ -117,6 +117,11 @@ class Forker:
         if child.pid is not None:
             self._send(json.dumps({"kill": child.pid}).encode())
 
+    def kill_all(self) -> None:
+        """Kill the template, if it lives; the kernel kills its workers with it."""
+        if not self.gone:
+            os.kill(self._pid, signal.SIGKILL)
+
     def freeze(self, child: Child) -> None:
         """Stop a worker and have what it has started end in order."""
         if child.pid is not None:

@@ -70,6 +70,22 @@ class Folder:
         if self.names.is_cut:
             self.unread = True
 
+    def take(self, now: str, most: int, paused: Collection[str]) -> list[str]:
+        """Take the next names that are due, so many at most: none only if none is.
+
+        Args:
+            now: The moment, as names have it.
+            paused: See ``next_of``.
+        """
+        if paused:
+            name = self.next_of(paused)
+            if name is None or name[:16] > now:
+                return []
+            most = 1
+        names = self.names.take(f"{now}/", most)  # "/" is what follows the "."
+        self.in_flight.update(names)
+        return names
+
     def next_of(self, paused: Collection[str]) -> str | None:
         """Return the next name whose task is not paused, without taking it.
 

@@ -26,7 +26,7 @@ NUMBER: Final = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 _FROM_NOW = re.compile(r"\+(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
 _ISO = re.compile(
     r"\d{4}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):\d\d(?::\d\d(?:\.\d+)?)?"
-    r"(Z|[+-]\d\d(?::?\d\d)?)?",
+    r"(Z|[+-]\d\d(?::?[0-5]\d)?)?",
     re.ASCII,
 )
 

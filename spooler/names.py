@@ -121,6 +121,14 @@ class Names:
         self._at += 1
         return name
 
+    def take(self, below: str, most: int) -> list[str]:
+        """Take the next names that are smaller than ``below``, of one block at most."""
+        if self.peek() is None:
+            return []
+        at = self._at
+        self._at = bisect_left(self._first, below, at, min(at + most, len(self._first)))
+        return self._first[at : self._at]
+
     def _open(self, index: int) -> None:
         self._first, self._at = _unpacked(self._take_out(index)), 0
 

@@ -132,6 +132,11 @@ class Parking:
             else:
                 queue.freed = True
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether somebody was handed a name to try."""
+        return bool(self._probes)
+
     def settled(self, path: str) -> None:
         """Note that a name is done with; if it was to be tried, try the next one."""
         limit = self._probes.get(path)

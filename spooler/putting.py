@@ -20,6 +20,7 @@ from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
 from .spooldir import SpoolDir, keys
 from .spooldir.body import Body, pieces
 from .spooldir.quick import put_quickly
+from .spooldir.room import LOOK_EVERY_US, check_room
 from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, is_id
 
 At = int | float | str | datetime | timedelta
@@ -81,6 +82,7 @@ class Call:
 
         Raises:
             UsageError: An option cannot be.
+            SpoolFull: A limit of the spool is reached.
             SpoolUncertain: The last sync failed: the task may run.
             OSError: From the file system; there is no task then.
         """
@@ -171,8 +173,10 @@ class Prepared:
         if len(args) > SHORT:
             return put(self.task, args, self.options)
         spool = self._spool or default_spool()
-        task, task_id = self.task, os.urandom(8).hex()
-        name = Name(CLOCK.now_us(), self._priority, 0, task_id, task)
+        task, task_id, now_us = self.task, os.urandom(8).hex(), CLOCK.now_us()
+        if not 0 <= now_us - spool.roomy_us < LOOK_EVERY_US:
+            check_room(spool, now_us)
+        name = Name(now_us, self._priority, 0, task_id, task)
         head = self._before + args + self._after
         if self._durable:
             spool.put(name, (head,))
@@ -201,6 +205,7 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
     Raises:
         UsageError: An option cannot be, or the arguments are too large.
         DuplicateError: Another task has its key, and ``if_exists`` is ``raise``.
+        SpoolFull: A limit of the spool is reached.
         SpoolUncertain: The last sync failed: the task may run.
         OSError: From the file system; there is no task then.
     """
@@ -215,19 +220,21 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
     )
     run = options.run
     key = _check_key(options)
+    path = os.path.abspath(options.spool) if options.spool else default_path()
+    spool = spool_dir(path)
     head = encode(
         task,
         args,
         # Of a task with a key its file must tell the name.
         at=None if key is None else _exact(name.due_us),
         priority=None if key is None else name.priority,
-        id=None if key is None else name.id,
+        id=None if key is None or spool.signer is not None else name.id,  # that adds it
         key=key,
         traceparent=options.traceparent,
         options=None if run is NO_OPTIONS else run,
     )
-    path = os.path.abspath(options.spool) if options.spool else default_path()
-    spool = spool_dir(path)
+    if not 0 <= now_us - spool.roomy_us < LOOK_EVERY_US:
+        check_room(spool, now_us)
     durable = check_durability(options.durability or "safe") == "safe"
     with pieces(head, options.body) as chunks:
         if key is None:

@@ -97,7 +97,10 @@ def is_expired(options: RunOptions, claim: Claim, task: TaskFile) -> bool:
     """Tell whether a task that has not been run yet must not be begun any more."""
     if options.expires is None or claim.name.attempt:
         return False
+    put_us = task.mtime_ns // 1000
+    if claim.signed and task.header.signed is not None:  # which nobody can change
+        put_us = int(task.header.signed * 1e6)
     try:
-        return parse_at(options.expires, task.mtime_ns // 1000) < CLOCK.now_us()
+        return parse_at(options.expires, put_us) < CLOCK.now_us()
     except ValueError:  # it was a moment when it was read, but +N may be too late now
         return False

@@ -50,6 +50,11 @@ class CronLine:
     line: str
     tz: str = "UTC"
 
+    @property
+    def names_times(self) -> bool:
+        """Whether it names times of the day, as 02:30, and not a pace, as each hour."""
+        return not any(field.startswith("*") for field in self.line.split()[:2])
+
 
 Schedule = Interval | CronLine
 

@@ -12,6 +12,7 @@ from .clock import CLOCK
 from .errors import NotASpoolError
 from .forker import Forker
 from .scheduler import Scheduler
+from .space import Space
 from .spooldir import SpoolDir
 from .spooldir.recovery import ProcessLock, sweep
 from .spooldir.results import Sweeper
@@ -51,6 +52,7 @@ class Served:
     supervisor: Supervisor
     scheduler: Scheduler
     results: Sweeper
+    space: Space
     frequency: float
     keep_logs_for: float
     tend_at: float = 0.0
@@ -104,6 +106,7 @@ class Served:
                 raise NotASpoolError(self.dir.path, "was removed or replaced")
             supervisor.recover_strangers()
             supervisor.trim_logs()
+            self.space.look()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             sweep(self.dir, keep_logs_for=self.keep_logs_for)
@@ -148,7 +151,7 @@ class Served:
     def is_done(self) -> bool:
         """Tell whether nothing is left to run now."""
         backlog = self.backlog
-        is_waiting = backlog.has_due or backlog.next_look is not None
+        is_waiting = backlog.has_due or backlog.is_adopting
         if self.supervisor.busy or is_waiting:
             self._busy_at = CLOCK.monotonic()
             return False

@@ -8,6 +8,8 @@ is known of it has been handed out: until its names have become few.
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from .adopting import Adopting
@@ -26,6 +28,19 @@ WATCH_MAX: Final = 1000
 """A folder with more names than this is not watched until they are worked off."""
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Look:
+    """A directory that is looked through.
+
+    Attributes:
+        again: Something was missed meanwhile: begin again when all is read.
+    """
+
+    listing: Listing
+    on_name: Callable[[str], None]
+    again: bool = False
 
 
 class Slices:
@@ -50,12 +65,49 @@ class Slices:
         self._pausing = pausing
         self._clock = clock
         self._listed: list[tuple[Folder, Listing]] = []
+        self._looks: dict[str, _Look] = {}
         self._closed: set[str] = set()
+
+    @property
+    def is_looking(self) -> bool:
+        """Whether a directory is being looked through."""
+        return bool(self._looks)
 
     @property
     def is_reading(self) -> bool:
         """Whether ``read_on`` has something to do."""
-        return any(self._is_wanted(folder) for folder, _ in self._listed)
+        return bool(self._looks) or any(
+            self._is_wanted(folder) for folder, _ in self._listed
+        )
+
+    def look_through(self, path: str, on_name: Callable[[str], None]) -> None:
+        """Tell of all names in a directory but the hidden ones: of the first now.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if path in self._looks:
+            self._looks[path].again = True
+            return
+        listing = self._open(path)
+        if listing is not None:
+            self._looks[path] = _Look(listing, on_name)
+            self._look(path)
+
+    def _look(self, path: str) -> None:
+        look = self._looks[path]
+        try:
+            found = look.listing.read()
+        except OSError:
+            self._looks.clear()
+            raise
+        if look.listing.is_over:
+            del self._looks[path]
+        for name in found:
+            if name[0] != "." and not name.endswith(".tmp"):
+                look.on_name(name)
+        if look.listing.is_over and look.again:
+            self.look_through(path, look.on_name)
 
     def _is_wanted(self, folder: Folder) -> bool:
         """Tell whether more of a folder should be read now.
@@ -73,7 +125,7 @@ class Slices:
         Raises:
             OSError: From the file system.
         """
-        listing = self._open(folder)
+        listing = self._open(folder.path)
         folder.unread = folder.has_jumped = False
         if listing is None:
             return
@@ -84,27 +136,30 @@ class Slices:
         self._read(folder, listing)
 
     def read_on(self) -> None:
-        """Read the next slice of a folder.
+        """Read the next slice of a directory and of a folder.
 
         Raises:
-            OSError: From the file system.
+            OSError: From the file system. No directory is looked through any more.
         """
+        for path in self._looks:
+            self._look(path)
+            break
         for folder, listing in self._listed:
             if self._is_wanted(folder):
                 self._read(folder, listing)
                 return
 
-    def _open(self, folder: Folder) -> Listing | None:
+    def _open(self, path: str) -> Listing | None:
         """Open a folder to be read; return None if it is another user's alone."""
         try:
-            listing = Listing(self._spool, folder.path, SLICE)
+            listing = Listing(self._spool, path, SLICE)
         except PermissionError as error:  # which must not hold up all the others
-            known = folder.path in self._closed
-            self._closed.add(folder.path)
+            known = path in self._closed
+            self._closed.add(path)
             level = logging.DEBUG if known else logging.WARNING
-            log.log(level, "cannot read folder %s: %s", folder.path, error)
+            log.log(level, "cannot read folder %s: %s", path, error)
             return None
-        self._closed.discard(folder.path)
+        self._closed.discard(path)
         return listing
 
     def _read(self, folder: Folder, listing: Listing) -> None:

@@ -17,6 +17,7 @@ from .spooldir.progress import progress_of
 from .spooldir.recovery import is_alive, processes
 from .spooldir.repair import Found, dropped, ls, newest_failed, stat, why
 from .spooldir.reports import read_json
+from .spooldir.room import NEAR, NO_LIMITS, free_space, problems, read_limits
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
 
 # Cheaper than Name.parse: there may be 100,000 of them.
@@ -55,6 +56,24 @@ class PauseFacts(TypedDict):
     problem: str | None
 
 
+class RoomFacts(TypedDict):
+    """The limits of puts, and what there is; None where there is no limit.
+
+    ``waiting`` is what counts against ``max_waiting``; ``full`` and ``near`` name the
+    limits that are reached, or nearly.
+    """
+
+    max_waiting: int | None
+    waiting: int
+    min_free: int | None
+    free: int
+    min_free_inodes: int | None
+    free_inodes: int | None
+    full: list[str]
+    near: list[str]
+    problem: str | None
+
+
 class PriorityFacts(TypedDict):
     """One priority, counted; moments as ISO 8601."""
 
@@ -86,6 +105,7 @@ class Overview(TypedDict):
     lost: int
     unreadable: int
     paused: list[PauseFacts]
+    room: RoomFacts
     priorities: list[PriorityFacts]
     daemons: list[dict[str, object]]
     workers: list[dict[str, object]]
@@ -155,14 +175,14 @@ def count(spool: SpoolDir, clock: Clock = CLOCK) -> Counts:
     counts.running = sum(each.running for each in every)
     counts.held = sum(each.held for each in every)
     counts.failed = sum(each.failed for each in every)
-    counts.dropped += dropped(spool, ".")
+    counts.dropped += len(dropped(spool, "."))
     counts.corrupt = sum(1 for _ in ls(spool, State.CORRUPT))
     return counts
 
 
 def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -> None:
     each = counts.priorities.setdefault(number, PriorityCount())
-    counts.dropped += dropped(spool, str(number))
+    counts.dropped += len(dropped(spool, str(number)))
     for file in spool.minutes(number):
         start_us = minute_start_us(file) or 0
         try:
@@ -258,7 +278,8 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
         known: set[object] = set()
         for each in daemons:
             tasks = each.get("tasks")
-            known.update(tasks if isinstance(tasks, list) else ())
+            if isinstance(tasks, list):  # else the file was damaged
+                known.update(task for task in tasks if isinstance(task, str))
         unknown = {k: n for k, n in counts.waiting_names.items() if k not in known}
     return {
         "spool": spool.path,
@@ -272,6 +293,7 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
         "lost": sum(map(len, held.values())),
         "unreadable": counts.unreadable,
         "paused": _paused(spool, clock),
+        "room": _room(spool, counts),
         "priorities": [
             {
                 "priority": number,
@@ -326,6 +348,29 @@ def _paused(spool: SpoolDir, clock: Clock) -> list[PauseFacts]:
         for each in read_pauses(spool)
         if not each.is_over(now_us)
     ]
+
+
+def _room(spool: SpoolDir, counts: Counts) -> RoomFacts:
+    limits, problem = NO_LIMITS, None
+    try:
+        limits = read_limits(spool)
+    except ValueError as error:
+        problem = str(error)
+    waiting = counts.waiting + counts.later + counts.dropped
+    free, inodes = free_space(spool)
+    full = [each.what for each in problems(spool, limits, waiting)]
+    near = [each.what for each in problems(spool, limits, waiting, NEAR)]
+    return {
+        "max_waiting": limits.max_waiting,
+        "waiting": waiting,
+        "min_free": limits.min_free,
+        "free": free,
+        "min_free_inodes": limits.min_free_inodes,
+        "free_inodes": inodes,
+        "full": full,
+        "near": [what for what in near if what not in full],
+        "problem": problem,
+    }
 
 
 def _failure(found: Found, report: Mapping[str, object]) -> Failure:

@@ -6,23 +6,20 @@ out is a hint, so that it may happen twice; the worker's claim decides.
 """
 
 import logging
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from .backlog import Backlog
-from .channel import WorkerSettings
+from .channel import SupervisorSettings
 from .clock import CLOCK, Clock
-from .config import AsyncBackend, KeepLog
 from .dead import BESIDE, STOPPED, Dead, Fate
+from .errors import EXIT_TRY_LATER
 from .forker import Forker
 from .killing import Killing
 from .kinds import Kinds
 from .logs import escape
 from .parking import Parking
-from .retry import RetryPolicy
 from .spooldir import SpoolDir
 from .spooldir.recovery import process_name
 from .spooldir.runlogs import trim
@@ -45,28 +42,6 @@ log = logging.getLogger(__name__)
 
 AddReader = Callable[[int, Callable[[], None]], None]
 RemoveReader = Callable[[int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
-    """How one spool is served.
-
-    Attributes:
-        threads: How many plain functions a worker runs at a time.
-        async_concurrency: How many async ones, if there are any.
-    """
-
-    workers: int = 1
-    owners: frozenset[int] = frozenset()
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    max_tasks: int = 0
-    max_rss: int = 0
-    soft_timeout: float | None = None
-    keep_log: KeepLog = "failed"
-    threads: int = 1
-    async_concurrency: int = 100
-    async_backend: AsyncBackend = "asyncio"
-    hard_timeout: float | None = None
 
 
 class Supervisor:
@@ -175,21 +150,7 @@ class Supervisor:
 
     def _start(self, forker: Forker) -> None:
         name = process_name("worker")
-        settings = WorkerSettings(
-            name=name,
-            daemon=self._daemon,
-            spool=self._spool.path,
-            owners=sorted(self._settings.owners),
-            retry=self._settings.retry,
-            max_tasks=self._settings.max_tasks,
-            max_rss=self._settings.max_rss,
-            soft_timeout=self._settings.soft_timeout,
-            keep_log=self._settings.keep_log,
-            threads=self._settings.threads,
-            async_concurrency=self._settings.async_concurrency,
-            async_backend=self._settings.async_backend,
-            hard_timeout=self._settings.hard_timeout,
-        )
+        settings = self._settings.for_worker(name, self._daemon, self._spool.path)
         child, connection = forker.fork(settings, lambda code: self._ended(name, code))
         worker = WatchedWorker(name, child, connection, forker, self._places)
         self._workers[name] = worker
@@ -203,18 +164,24 @@ class Supervisor:
             self._stop_listening(worker)
             worker.drain()
             return
-        done = 0
-        for line in lines:
-            if line[0] == "!":
-                done += self._told(worker, line)
-            else:
-                done += 1
-                worker.forget(line)
-                self._backlog.settle(line)
-                self._parking.settled(line)
+        if self._parking.is_trying or any(line[0] == "!" for line in lines):
+            done = sum(self._hear(worker, line) for line in lines)
+        else:  # as nearly always, if there are many
+            done = len(lines)
+            worker.forget_all(lines)
+            self._backlog.settle_all(lines)
         if done:
             worker.heard_of(done)
             self._spawn_pause = 0.0
+
+    def _hear(self, worker: WatchedWorker, line: str) -> int:
+        """Take one line; return how many names it is done with."""
+        if line[0] == "!":
+            return self._told(worker, line)
+        worker.forget(line)
+        self._backlog.settle(line)
+        self._parking.settled(line)
+        return 1
 
     def _told(self, worker: WatchedWorker, line: str) -> int:
         """Take what is no settled path; return how many names it is done with."""
@@ -273,6 +240,9 @@ class Supervisor:
         if code == 0 and not self._spool.has(f"running/{name}"):
             log.debug("end worker=%s", name)
             return
+        self._pause_spawning()
+        if worker.child.pid is None and code == EXIT_TRY_LATER:
+            return  # it was never forked; the template has said why
         fate = self._fate(worker, code)
         log.log(
             logging.INFO if self.draining else logging.ERROR,
@@ -281,13 +251,16 @@ class Supervisor:
             worker.child.pid,
             next(iter(fate.culprits.values()), fate.outcome).error,
         )
-        if not self.draining:
-            now = self._clock.monotonic()
-            self._spawn_at = now + self._spawn_pause
-            self._spawn_pause = min(RESPAWN_MAX, self._spawn_pause * 2 or 0.05)
         self._dead.add(name, fate)
         with suppress(OSError):  # it is looked at again, unless this was the last one
             self._killing.look(self._dead.fates)
+
+    def _pause_spawning(self) -> None:
+        """Start the next workers after a while, a longer one each time."""
+        now = self._clock.monotonic()
+        if now >= self._spawn_at:  # else it dies with one that was counted
+            self._spawn_at = now + self._spawn_pause
+            self._spawn_pause = min(RESPAWN_MAX, self._spawn_pause * 2 or 0.05)
 
     def _fate(self, worker: WatchedWorker, code: int) -> Fate:
         how = f"signal {-code}" if code < 0 else f"exit status {code}"
@@ -360,7 +333,12 @@ class Supervisor:
         left = PARK_MAX
         while len(taken) < limit:
             wanted = limit - len(taken)
-            paths = self._backlog.take(wanted, more_urgent_than)
+            try:
+                paths = self._backlog.take(wanted, more_urgent_than)
+            except OSError:
+                if not taken:
+                    raise
+                break  # what was taken is in flight: see Backlog.take
             if not self._parking:
                 return taken + paths
             kept = self._parking.divert(paths)
@@ -486,8 +464,3 @@ class Supervisor:
         self.draining = True
         for worker in self._workers.values():
             worker.forker.kill(worker.child)
-
-
-def accepted_owners(extra: Collection[int]) -> frozenset[int]:
-    """Return the uids whose files are tasks: root, this user, and ``extra``."""
-    return frozenset({0, os.geteuid(), *extra})

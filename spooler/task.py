@@ -228,11 +228,13 @@ class Claim(msgspec.Struct, eq=False):
     Attributes:
         known: What ``file`` says, if somebody has asked.
         file: The name of its file in the worker's folder: a native one.
+        signed: Its file was signed, with a key that this worker has.
     """
 
     known: Name | None
     worker: str
     file: str
+    signed: bool = False
 
     @property
     def name(self) -> Name:

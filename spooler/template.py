@@ -262,6 +262,8 @@ class Template:
             self._control.close()
             worker.main(socket.socket(fileno=fd), settings)
             status = 0
+        except OSError as error:  # from the file system: it says where
+            log.error("worker %s ends: %s", settings.name, error)
         except BaseException:
             log.exception("worker %s ends", settings.name)
         finally:

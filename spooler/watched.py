@@ -131,6 +131,15 @@ class WatchedWorker:
         if self.asyncs:
             self.asyncs.discard(path)
 
+    def forget_all(self, paths: list[str]) -> None:
+        """Note that it is done with several things that it was handed."""
+        if self.limits or self.culprits or self.running or self.asyncs:
+            for path in paths:
+                self.forget(path)
+        else:
+            for path in paths:
+                self.in_flight.pop(path, None)
+
     def runs(self, path: str) -> None:
         """Note that a task runs: others need not try it."""
         if path in self.in_flight:

@@ -4,12 +4,12 @@ It is told names of waiting tasks by its supervisor (``Channel``) and looks for
 more urgent ones before every task. A name is a hint: the claim decides.
 """
 
-import heapq
 import logging
 import os
 import select
 import signal
 import socket
+from collections import deque
 from typing import Final
 
 from . import hooks
@@ -59,7 +59,7 @@ class Worker:
         self._execution = Execution(claims, settings, channel.send, catching)
         self._execution.attend = self._attend
         self._share = False
-        self._queue: list[tuple[int, str]] = []
+        self._queue: deque[str] = deque()
         self._recycling = Recycling(settings.max_tasks, settings.max_rss)
         self._look_at = self._reported = CLOCK.monotonic()
         self._draining = False
@@ -95,7 +95,7 @@ class Worker:
             if execution.endings.refused:
                 execution.endings.settle_refused()
             if self._queue and not self._draining:
-                execution.handle(heapq.heappop(self._queue)[1])
+                execution.handle(self._queue.popleft())
         self._report()
         while execution.endings.refused and self._channel.open:
             self._receive(SETTLE_AGAIN)
@@ -131,24 +131,34 @@ class Worker:
             if fd == self._woken:  # by a signal, maybe one that a task handles
                 os.read(self._woken, 4096)
                 continue
-            for line in self._channel.receive():
-                if line[0] != "!":
-                    priority = int(line[: line.index("/")])
-                    heapq.heappush(self._queue, (priority, line))
-                elif line == "!drain":
+            lines = self._channel.receive()
+            self._line_up([line for line in lines if line[0] != "!"])
+            for line in lines:
+                if line == "!drain":
                     self._draining = True
                 elif line == "!share":
                     self._share = True
                 # Else !cancel: it has ended meanwhile.
+
+    def _line_up(self, paths: list[str]) -> None:
+        """Put what was handed out where it belongs: what is more urgent first."""
+        if not paths:
+            return
+        queue = self._queue
+        stem = (queue[-1] if queue else paths[0]).partition("/")[0] + "/"
+        is_sorted = all(path.startswith(stem) for path in paths)
+        queue.extend(paths)
+        if not is_sorted:
+            self._queue = deque(sorted(queue, key=_priority))
 
     def _attend(self, run: Run) -> Attention:
         """Look up from a batch: report, run what is more urgent."""
         self._report()
         self._receive(0)
         while self._goes_on():
-            if not self._queue or self._queue[0][0] >= run.claim.name.priority:
+            if not self._queue or _priority(self._queue[0]) >= run.claim.name.priority:
                 break
-            self._execution.handle(heapq.heappop(self._queue)[1])
+            self._execution.handle(self._queue.popleft())
         else:
             return Attention.STOP
         if self._share:
@@ -171,6 +181,10 @@ class Worker:
             log.warning("cannot sync what is done: %s", error)
 
 
+def _priority(path: str) -> int:
+    return int(path[: path.index("/")])
+
+
 def main(connection: socket.socket, settings: WorkerSettings) -> None:
     """Be a worker: take the lock, work, leave nothing behind.
 
@@ -191,7 +205,12 @@ def main(connection: socket.socket, settings: WorkerSettings) -> None:
     )
     # What a task puts without naming a spool goes where the task came from.
     os.environ["SPOOL_DIR"] = spool.path
-    claims = Claims(spool, settings.name, settings.owners)
+    claims = Claims(
+        spool,
+        settings.name,
+        settings.owners,
+        require_signature=settings.require_signature,
+    )
     hooks.started()  # what it prints belongs to no task
     many = settings.threads > 1 or any(entry.is_async for entry in REGISTRY)
     catching = capture(spool, settings.name, settings.keep_log, many=many)

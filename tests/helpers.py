@@ -22,6 +22,9 @@ TASK = b'{"task":"t"}\n'
 
 _IDS = itertools.count(1)
 
+_NO_TASKS = ("logs", "timers", "done", "keys", "kill", "paused", "limits", "batches")
+"""Folders in which no file is a task by itself."""
+
 
 def wait_until(fact: Callable[[], object], *, timeout: float = 2.0) -> None:
     """Wait for a fact, with a limit."""
@@ -109,7 +112,7 @@ def tasks(spool: SpoolDir) -> dict[str, bytes]:
     return {
         path: data
         for path, data in tree(spool).items()
-        if path.partition("/")[0] not in ("logs", "timers", "done", "keys")
+        if path.partition("/")[0] not in _NO_TASKS
         and not path.endswith((".why", ".tmp"))
         and not any(part.startswith(".") for part in path.split("/"))
     }

@@ -21,6 +21,7 @@ from ..errors import EXIT_FAILED, CorruptError, SpoolerError, UsageError
 from ..moments import parse_at
 from ..spooldir import control, editing, repair
 from ..spooldir.reading import TaskFile
+from ..spooldir.signing import is_signed
 from ..spooldir.tracking import state_at
 from ..task import BATCH, Name, State
 from . import output
@@ -82,6 +83,8 @@ def _shown(task: TaskFile, name: Name) -> bytes:
 
     With a key it has its id, which is computed from the file where there is none.
 
+    A signature is not shown: there will be another.
+
     Raises:
         UsageError: It is of a kind that cannot be edited.
     """
@@ -95,11 +98,16 @@ def _shown(task: TaskFile, name: Name) -> bytes:
         raise UsageError(f"{name.id}: is a batch, which cannot be edited")
     head = task.data[: header.body_offset]
     needs_id = header.key is not None and header.id is None
+    signed = is_signed(head)
     if not _is_json(task):
+        if signed:
+            head = head[head.index(b"\n") + 1 :]
         return b"id=%s\n%s" % (name.id.encode(), head) if needs_id else head
-    if needs_id:
+    if needs_id or signed:
         keys = msgspec.json.decode(head, type=dict[str, msgspec.Raw])
-        keys["id"] = msgspec.Raw(b'"%s"' % name.id.encode())
+        keys.pop("sig", None)
+        if needs_id:
+            keys["id"] = msgspec.Raw(b'"%s"' % name.id.encode())
         head = msgspec.json.encode(keys)
     return msgspec.json.format(head.strip(), indent=2) + b"\n"
 

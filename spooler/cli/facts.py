@@ -12,6 +12,7 @@ from ..errors import CorruptError, NotFoundError
 from ..spooldir import SpoolDir, batches, progress, repair, reports
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
+from ..spooldir.signing import describe
 from ..task import BATCH, Name, State, iso
 
 PREVIEW = 200
@@ -80,6 +81,8 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
     status = repair.stat(spool, found)
     why = repair.why(spool, found)
     attempts = why.get("attempts") or reports.attempts(spool, found.id)
+    if not isinstance(attempts, list):
+        attempts = []
     facts: dict[str, object] = {
         **row(spool, found, CLOCK.now_us()),
         "put": iso(max(0, status.st_mtime_ns // 1000)),
@@ -90,12 +93,13 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         "found": why.get("found"),
         "first": None,
         "key": None,
+        "signed": None,
         "lines": None,
         "progress": _progress(spool, found),
         "args": None,
         "body_size": None,
         "body_text": None,
-        "attempts": attempts if isinstance(attempts, list) else [],
+        "attempts": [each for each in attempts if isinstance(each, dict)],
         "traceback": why.get("traceback"),
     }
     try:
@@ -105,7 +109,9 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         facts["first"] = _first(spool, found)
         return facts
     try:
-        return {**facts, "lines": _lines(spool, found, task), **_content(task)}
+        signed = describe(spool.signer, task, found.name)
+        facts |= {"signed": signed, "lines": _lines(spool, found, task)}
+        return {**facts, **_content(task)}
     finally:
         task.close()
 

@@ -17,8 +17,10 @@ from ..errors import (
     EXIT_SETTINGS,
     EXIT_TRY_LATER,
     EXIT_USAGE,
+    KeyFileError,
     NotASpoolError,
     SpoolerError,
+    SpoolFull,
     UsageError,
 )
 from ..putting import default_path
@@ -71,8 +73,10 @@ def exit_code(problem: SpoolerError | OSError) -> int:
         if problem.errno in _NOT_ALLOWED:
             return EXIT_SETTINGS
         return EXIT_TRY_LATER if problem.errno in _FULL else EXIT_FAILED
-    if isinstance(problem, NotASpoolError):
+    if isinstance(problem, NotASpoolError | KeyFileError):
         return EXIT_SETTINGS
+    if isinstance(problem, SpoolFull):
+        return EXIT_TRY_LATER
     return EXIT_USAGE if isinstance(problem, UsageError) else EXIT_FAILED
 
 

@@ -34,6 +34,7 @@ _PLAIN_KEYS: Final = (
     "failed",
     "found",
     "first",
+    "signed",
 )
 _MOMENTS: Final = frozenset({"due", "put", "since", "failed"})
 LS_HEADER: Final = ("ID", "STATE", "PRIORITY", "ATTEMPT", "DUE", "TASK", "NOTE")
@@ -103,6 +104,14 @@ def span(length_us: int) -> str:
                 f"{rest // size}{smaller}" if rest >= size else ""
             )
     return f"{left}s"
+
+
+def size_text(size: int) -> str:
+    """Return a number of bytes as it is given: ``512``, ``480M``, ``1.5G``."""
+    for unit, bits in (("T", 40), ("G", 30), ("M", 20), ("K", 10)):
+        if size >= 1 << bits:
+            return f"{size / (1 << bits):.1f}".removesuffix(".0") + unit
+    return str(size)
 
 
 def relative(moment_us: int, now_us: int) -> str:
@@ -212,8 +221,10 @@ def _indented(text: str) -> list[str]:
 
 
 def _attempt(record: Mapping[str, object]) -> str:
-    seconds = record.get("seconds")
-    took = f" after {seconds:.3g} s" if isinstance(seconds, int | float) else ""
+    took, seconds = "", record.get("seconds")
+    if isinstance(seconds, int | float):
+        with suppress(OverflowError):  # no run took so long: the record is damaged
+            took = f" after {seconds:.3g} s"
     error = record.get("error") or "no error"
     return (
         f"{record.get('attempt', '?')}: {record.get('started') or record.get('ended')}"

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from ..moments import parse_at
-from ..status import Overview, PauseFacts
-from .output import progress_text, relative, since, span, table
+from ..status import Overview, PauseFacts, RoomFacts
+from .output import progress_text, relative, since, size_text, span, table
 
 _PRIORITIES_SHOWN: Final = 5
 _DAEMONS_SHOWN: Final = 2
@@ -28,7 +28,7 @@ def screen(facts: Overview, now_us: int) -> list[str]:
         )
     if facts["held"]:
         lines.append(f"{facts['held']} held (see `spool ls held`)")
-    lines += _paused(facts, now_us)
+    lines += [*_paused(facts, now_us), *_room(facts["room"])]
     if facts["unreadable"]:
         lines.append(f"{facts['unreadable']} minute folders may not be read by you")
     lines += ["", *_processes(facts, now_us)]
@@ -39,6 +39,30 @@ def screen(facts: Overview, now_us: int) -> list[str]:
             reason = each["error"] or each["reason"]
             lines.append(f"  {each['id']}  {each['task']}  {age} ago  {reason}")
     return lines
+
+
+def _room(room: RoomFacts) -> list[str]:
+    """Return a line of what is full, one of what nearly is, one of other limits."""
+    if room["problem"] is not None:
+        return [room["problem"]]
+    texts = {}
+    if room["max_waiting"] is not None:
+        texts["max_waiting"] = f"{room['waiting']} of {room['max_waiting']} tasks wait"
+    if room["min_free"] is not None:
+        free, least = size_text(room["free"]), size_text(room["min_free"])
+        texts["min_free"] = f"{free} free of at least {least}"
+    if room["min_free_inodes"] is not None:
+        inodes = "any" if room["free_inodes"] is None else room["free_inodes"]
+        least = str(room["min_free_inodes"])
+        texts["min_free_inodes"] = f"{inodes} inodes free of at least {least}"
+    full = [texts.pop(what) for what in room["full"]]
+    near = [texts.pop(what) for what in room["near"]]
+    said = (
+        ("full, puts are refused", full),
+        ("nearly full", near),
+        ("limits", list(texts.values())),
+    )
+    return [f"{what}: {', '.join(each)}" for what, each in said if each]
 
 
 def _pauses_nothing(pause: PauseFacts) -> bool:

@@ -11,16 +11,24 @@ import click
 
 from .. import __version__
 from ..clock import CLOCK
+from ..config import check_room, parse_free
+from ..groups import gid_of
 from ..spooldir import SpoolDir
-from ..spooldir.root import MARKER
+from ..spooldir.key_file import KEY_FILE
+from ..spooldir.marking import MARKER
+from ..spooldir.room import set_limits
+from ..spooldir.sharing import share
 from . import output
+from .check import check
 from .control import hold, kill, now, pause, priority, release, resume
 from .edit import edit
 from .group import Call, Commands, dir_and_json
+from .health import health
 from .logs import log, watch
 from .look import ls, show
 from .put import put
 from .repair import fail, kick, rm
+from .room import room_options
 from .wait import result, wait
 
 EPILOG = """\b
@@ -62,13 +70,21 @@ Shell completion, for bash (or zsh_source, fish_source):
     help="The spool.  [default: $SPOOL_DIR, else ./spool]",
 )
 @click.option("--json", "json_", is_flag=True, help="Print JSON.")
+@click.option(
+    "--key-file",
+    type=click.Path(readable=False),
+    metavar="FILE",
+    help="Sign what is put with the key in it.  [default: $SPOOLER_KEY_FILE]",
+)
 @click.version_option(__version__, prog_name="spool")
 @click.pass_context
-def main(context: click.Context, /, **_: Any) -> None:
+def main(context: click.Context, /, key_file: str | None, **_: Any) -> None:
     """Put tasks into a spool, look at it, repair it.
 
     Without a command: show its state on one screen. No daemon is needed.
     """
+    if key_file is not None:
+        os.environ[KEY_FILE] = key_file
     if context.invoked_subcommand is None:
         context.invoke(status, dir_=None, json_=False)
 
@@ -98,6 +114,8 @@ _INIT_EXAMPLES: Final = """\b
 Examples:
   spool init
   spool init /srv/mail/spool
+  spool init /srv/mail/spool --max-waiting 100000 --min-free 1G
+  spool init --group web /srv/mail/spool
 """
 
 
@@ -105,13 +123,39 @@ Examples:
 @click.argument(
     "directory", type=click.Path(readable=False), metavar="[DIR]", required=False
 )
+@click.option(
+    "--group",
+    metavar="GROUP",
+    help="Let the users of this group put tasks, and do and see nothing else.",
+)
+@room_options
 @dir_and_json
-def init(call: Call, directory: str | None) -> None:
-    """Make a spool. One that is there already is left as it is."""
+def init(
+    call: Call,
+    directory: str | None,
+    group: str | None,
+    max_waiting: int | None,
+    min_free: str | None,
+    min_free_inodes: int | None,
+) -> None:
+    """Make a spool. One that is there already is left as it is, but for its options.
+
+    With --group the users of a group may put tasks with the priorities 0 to 9, and see,
+    change and remove nothing. Repeat it to mend the modes. See docs/threats.md.
+
+    With --max-waiting, --min-free and --min-free-inodes puts are refused, with the exit
+    code 75, while the spool is full. They can be changed at any time.
+    """
+    limits = (max_waiting, parse_free(min_free), min_free_inodes)
+    check_room(*limits)
+    gid = None if group is None else gid_of(group)
     spool = SpoolDir(directory or call.path)
     made = not os.path.lexists(os.path.join(spool.path, MARKER))
     spool.create()
     click.get_current_context().call_on_close(spool.close)
+    if gid is not None:
+        share(spool, gid)
+    set_limits(spool, *limits)
     if call.json:
         output.say_json([{"spool": spool.path, "made": made}])
     else:
@@ -139,5 +183,7 @@ for command in (
     rm,
     wait,
     result,
+    health,
+    check,
 ):
     main.add_command(command)

@@ -1,17 +1,26 @@
 """The command ``spoold``: serve spools."""
 
+import os
 import sys
 from typing import Any, NoReturn, get_args
 
 import click
 
 from .. import __version__, logs
-from ..config import AsyncBackend, KeepLog, Settings, parse_file, parse_rss
+from ..config import (
+    AsyncBackend,
+    KeepLog,
+    Settings,
+    parse_file,
+    parse_free,
+    parse_rss,
+)
 from ..errors import EXIT_FAILED, EXIT_SETTINGS, EXIT_USAGE, UsageError
 from ..forker import start_template
 from ..logs import LEVELS, escape
 from ..loop import hold_signals
 from ..retry import RetryPolicy
+from .room import room_options
 
 EPILOG = """\b
 Examples:
@@ -189,6 +198,32 @@ _DEFAULTS = RetryPolicy()
     help="Take files of this owner too, besides root's and your own.",
 )
 @click.option(
+    "--allow-group",
+    "allow_group",
+    multiple=True,
+    envvar="SPOOLER_ALLOW_GROUP",
+    metavar="GROUP",
+    help="The same for all users of this group; looked up again at HUP.",
+)
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Serve a spool that others could have their hands on, and warn.",
+)
+@room_options
+@click.option(
+    "--key-file",
+    type=click.Path(readable=False),
+    default=None,
+    metavar="FILE",
+    help="Sign what is put here with the key in this file.",
+)
+@click.option(
+    "--require-signature",
+    is_flag=True,
+    help="Put tasks aside that are not signed with a key in that file.",
+)
+@click.option(
     "--max-attempts",
     type=int,
     default=_DEFAULTS.max_attempts,
@@ -231,6 +266,11 @@ def main(**options: Any) -> None:
         sys.exit(EXIT_USAGE)
     logs.configure(settings.log_level, json=settings.log_json)
     try:
+        if settings.key_file is not None:
+            from ..spooldir.key_file import KEY_FILE, load  # noqa: PLC0415 (seldom)
+
+            load(settings.key_file)
+            os.environ[KEY_FILE] = settings.key_file  # what tasks put is signed too
         hold_signals()
         forker = start_template(settings, anew=False)
         # Not before: the two processes import at the same time.
@@ -249,7 +289,11 @@ def _settings(options: dict[str, Any]) -> Settings:
     policy = ("max_attempts", "backoff", "backoff_max", "jitter")
     retry = RetryPolicy(**{name: options.pop(name) for name in policy})
     options["max_rss"] = parse_rss(options["max_rss"] or "0")
+    options["min_free"] = parse_free(options["min_free"])
     options["allow_uids"] = options.pop("allow_uid")
+    options["allow_groups"] = options.pop("allow_group")
+    if options["key_file"] is not None:
+        options["key_file"] = os.path.abspath(options["key_file"])
     return Settings(**options, retry=retry)
 
 

@@ -189,4 +189,4 @@ def _whole(spool: SpoolDir, problem: NotFoundError) -> str:
 
 def _plain(record: Record) -> dict[str, object]:
     facts = msgspec.structs.asdict(record)
-    return {**facts, "result": msgspec.json.decode(record.result)}
+    return {**facts, "result": None if record.problem else record.value()}

@@ -6,7 +6,8 @@ spool's root, so that tests can put their own ``os`` in its place (tests/crash)
 and nobody can swap the directory under a running process.
 
 * ``files``: write small files, sync directories
-* ``root``: open a spool, put, list what waits (all that a producer needs)
+* ``root``: open a spool, put, list what waits (all that a producer needs);
+  ``marking``: what makes a directory a spool
 * ``reading``: a task file, opened safely and parsed; its body as a file
 * ``keys``: put and adopt tasks with a uniqueness key; ``owner``: who has one
 * ``reports``: the ``.why`` files and the list of attempts
@@ -17,6 +18,7 @@ and nobody can swap the directory under a running process.
 * ``dropped``: adopt what other programs left
 * ``recovery``: locks of processes, recovery of the dead, sweeping
 * ``timers``: which slots were put
+* ``room``: how much may wait; ``reserve``: space kept back, to end work on a full disk
 * ``repair``: find, kick, fail and remove, for operators
 * ``control``: hold, release, hurry and cancel; ``editing``: another header
 * ``pauses``: what is not run for a while

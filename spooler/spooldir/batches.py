@@ -8,17 +8,22 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Final
 
 from ..clock import CLOCK, Clock
-from ..errors import CorruptError
+from ..errors import CorruptError, UsageError
 from ..task import BATCH, Claim, Name, derived_id, is_id
-from .files import NEW_FLAGS, write_all, write_new
-from .reading import READ_FLAGS
+from .files import NEW_FLAGS, link_to, write_all, write_new
+from .reading import NOT_A_FILE, READ_FLAGS
+from .reserve import FULL, insist
 from .root import SpoolDir
 
 FOLDER: Final = "batches"
+
+LOST_MAX: Final = 100_000
+"""Lines at most by which a range may be behind after a power cut: a second's."""
 LEFT_OVER_AGE: Final = 3600.0
 """Seconds after which the range of a batch that is nowhere is a left-over."""
 
@@ -93,8 +98,14 @@ def read(spool: SpoolDir, batch_id: str) -> Range | None:
         fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        if error.errno not in NOT_A_FILE:
+            raise
+        raise CorruptError(f"{path} is not a regular file") from None
     try:
         return parse_range(os.read(fd, _RANGE_MAX))
+    except IsADirectoryError:
+        raise CorruptError(f"{path} is not a regular file") from None
     except ValueError:
         raise CorruptError(
             f"{path} is damaged: remove it and kick the batch to run all its lines"
@@ -135,7 +146,7 @@ class Progress:
         found = read(spool, self._id)
         if found is None:
             found = Range(0, count, self._id, between=True)
-            self._fd = self._make(found)
+            self._fd = insist(spool.fd, partial(self._make, found))
         else:
             if found.end > count:
                 raise CorruptError(f"{_path(self._id)} is not the range of this file")
@@ -175,9 +186,18 @@ class Progress:
         Raises:
             OSError: From the file system. The line counts as not run.
         """
-        os.pwrite(self._fd, b"%016d" % (self.next + 1), 0)
+        self._write(b"%016d" % (self.next + 1))
         self.next += 1
         self._changed = True
+
+    def _write(self, first: bytes) -> None:
+        """Overwrite the beginning of the range, for which no room may be needed."""
+        try:
+            os.pwrite(self._fd, first, 0)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            insist(self._spool.fd, lambda: os.pwrite(self._fd, first, 0))
 
     def mark(self, *, between: bool) -> None:
         """Say whether a crash from now on is the fault of the next line.
@@ -186,7 +206,7 @@ class Progress:
             OSError: From the file system.
         """
         if between is not self.between:
-            os.pwrite(self._fd, b"-" if between else b"0", 0)
+            self._write(b"-" if between else b"0")
             self.between = between
 
     def sync(self, *, now: bool = False) -> None:
@@ -211,7 +231,8 @@ class Progress:
     def spin_off(self, name: Name, data: bytes, mtime_ns: int) -> Claim:
         """Make the next line a task of its own that this worker holds; move on.
 
-        Synced, since the range goes on and may reach the disk at any time.
+        Synced, since the range goes on and may reach the disk at any time. It is
+        signed if the batch was.
 
         Args:
             name: From ``line_name``.
@@ -223,19 +244,26 @@ class Progress:
         worker = self.claim.worker
         folder = f"running/{worker}"
         path = f"{folder}/{name}"
+        signer = self._spool.signer
+        if signer is not None and self.claim.signed:
+            with suppress(UsageError):  # too large for that: it will be put aside
+                data = signer.sign(name.id, data, mtime_ns // 1000)
         try:
-            _write_whole(self._spool, folder, path, data, mtime_ns // 1000)
+            write = partial(_write_whole, self._spool, folder, path, data)
+            insist(self._spool.fd, lambda: write(mtime_ns // 1000))
             self._spool.sync(folder)
             # The next one has not begun; one write for both.
-            os.pwrite(self._fd, b"-%015d" % (self.next + 1), 0)
+            self._write(b"-%015d" % (self.next + 1))
         except BaseException:
             with suppress(OSError):
                 os.unlink(path, dir_fd=self._spool.fd)
             raise
+        with suppress(OSError):  # else a power cut has two tasks of the line
+            os.fsync(self._fd)
         self.next += 1
         self.between = True
         self._changed = True
-        return Claim(name, worker, str(name))
+        return Claim(name, worker, str(name), self.claim.signed)
 
     def calm(self) -> None:
         """Have the batch's attempt be 0 again: the crash was the next line's fault.
@@ -257,7 +285,7 @@ class Progress:
         folder, fd = f"running/{self.claim.worker}", self._spool.fd
         old, new = f"{folder}/{self.claim.file}", f"{folder}/{name}"
         os.rename(old, new, src_dir_fd=fd, dst_dir_fd=fd)
-        self.claim = Claim(name, self.claim.worker, str(name))
+        self.claim = Claim(name, self.claim.worker, str(name), self.claim.signed)
 
     # -- sharing ----------------------------------------------------------------
 
@@ -329,6 +357,28 @@ def _hidden_new(batch_id: str) -> str:
     return f"{FOLDER}/.{batch_id}.{os.urandom(4).hex()}"
 
 
+def discard_lines(spool: SpoolDir, folder: str) -> None:
+    """Remove tasks of lines that their batch has still to run: ``spin_off`` was cut.
+
+    Args:
+        folder: A dead worker's: ``running/<worker>``. Nothing in it has moved yet.
+
+    Raises:
+        OSError: From the file system. May be repeated.
+    """
+    names = [name for file in spool.names(folder) if (name := Name.parse(file))]
+    alone = {name.id: name for name in names if name.task != BATCH}
+    for batch in [name for name in names if alone and name.task == BATCH]:
+        try:
+            found = read(spool, batch.id) or Range(0, LOST_MAX, batch.id, between=True)
+        except CorruptError:
+            continue
+        for number in range(found.next, min(found.end, found.next + LOST_MAX)):
+            if name := alone.get(derived_id(found.origin, number)):
+                os.unlink(f"{folder}/{name}", dir_fd=spool.fd)
+                break  # a worker makes one at a time
+
+
 def _write_whole(
     spool: SpoolDir, folder: str, path: str, data: bytes, mtime_us: int
 ) -> None:
@@ -348,7 +398,11 @@ def _write_whole(
         write_all(new, data)
         os.utime(new, ns=(mtime_us * 1000, mtime_us * 1000))
         os.fsync(new)
-        os.link(f"/proc/self/fd/{new}", path, dst_dir_fd=fd, follow_symlinks=True)
+        try:
+            link_to(fd, new, None, path)
+        except FileExistsError:  # of an earlier try that could not be undone
+            os.unlink(path, dir_fd=fd)
+            link_to(fd, new, None, path)
     finally:
         os.close(new)
 

@@ -5,20 +5,24 @@ Specification: docs/format.md, section 3.
 """
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from typing import Final
 
 from ..clock import CLOCK, Clock
-from ..errors import ClaimLostError
+from ..codec import Header
+from ..errors import ClaimLostError, CorruptError, NotASpoolError, UsageError
 from ..task import BATCH, Claim, Name, Outcome, iso
 from . import batches, reports
 from .files import DIR_FLAGS
+from .key_file import KEY_FILE
 from .reading import TaskFile, open_file
+from .reserve import FULL, insist, use_some
 from .root import SpoolDir
+from .signing import disagreement
 
-GONE: Final = frozenset({errno.ENOENT, errno.ESTALE})
+log = logging.getLogger(__name__)
 
 
 class Claims:
@@ -29,9 +33,14 @@ class Claims:
     Args:
         worker: Its name, unique for each life.
         owners: The uids whose files count as tasks.
+        require_signature: Take a file that is not signed for corrupt.
 
     Attributes:
         folder: The worker's folder, below the spool.
+
+    Raises:
+        UsageError: Signatures are required, and nobody here can verify them.
+        OSError: From the file system.
     """
 
     def __init__(
@@ -40,14 +49,20 @@ class Claims:
         worker: str,
         owners: Collection[int],
         clock: Clock = CLOCK,
+        *,
+        require_signature: bool = False,
     ) -> None:
         self.spool = spool
+        self._signer = spool.signer
+        self._requires = require_signature
+        if require_signature and spool.signer is None:
+            raise UsageError(f"signatures are required, and ${KEY_FILE} is not set")
         self.worker = worker
         self._owners = owners
         self._clock = clock
         self.folder = f"running/{worker}"
         with suppress(FileExistsError):
-            os.mkdir(self.folder, 0o700, dir_fd=spool.fd)
+            insist(spool.fd, lambda: os.mkdir(self.folder, 0o700, dir_fd=spool.fd))
         self._fd = os.open(self.folder, DIR_FLAGS, dir_fd=spool.fd)
         self._acked_at: float | None = None
 
@@ -65,25 +80,73 @@ class Claims:
         Raises:
             OSError: From the file system. The task still waits.
         """
-        file = path.rpartition("/")[2]
+        folder, _, file = path.rpartition("/")
         if file.count(".") < 4:
             raise ValueError(f"{path!r} is not native")
         try:
             os.rename(path, file, src_dir_fd=self.spool.fd, dst_dir_fd=self._fd)
         except OSError as error:
-            if error.errno in GONE:
+            if error.errno == errno.ENOENT:
+                return self.claim(path) if self._has_made_again() else None
+            if error.errno == errno.ESTALE and not self.spool.has(path):
                 return None
+            if error.errno in FULL and use_some(self.spool.fd):
+                return self.claim(path)
             raise
+        self.spool.left.add(folder)
         return Claim(None, self.worker, file)
+
+    def _has_made_again(self) -> bool:
+        """Make the worker's folder again if somebody has removed it; tell whether."""
+        if os.fstat(self._fd).st_nlink:
+            return False
+        try:
+            self.spool.open()  # which makes running/
+        except NotASpoolError:
+            return False
+        os.mkdir(self.folder, 0o700, dir_fd=self.spool.fd)
+        fd = os.open(self.folder, DIR_FLAGS, dir_fd=self.spool.fd)
+        os.dup2(fd, self._fd, inheritable=False)
+        os.close(fd)
+        log.warning("%s was removed, and is made again", self.folder)
+        return True
 
     def open(self, claim: Claim) -> TaskFile:
         """Open a claimed task.
 
+        Where there are keys its signature is verified, and the claim says what came
+        of that; what the task then holds is what was verified.
+
         Raises:
             CorruptError: It cannot be a task: reject it.
+            KeyFileError: The keys cannot be read; that says nothing about the task.
             OSError: From the file system; it says nothing about the task.
         """
-        return open_file(claim.file, self._owners, dir_fd=self._fd)
+        task = open_file(claim.file, self._owners, dir_fd=self._fd)
+        if self._signer is not None:
+            try:
+                self._take(claim, self._signer.check(task))
+            except BaseException:
+                task.close()
+                raise
+        return task
+
+    def _take(self, claim: Claim, problem: str | None) -> None:
+        """Take what was found of a signature; None is a good one."""
+        claim.signed = problem is None
+        if problem is not None:
+            if self._requires:
+                raise CorruptError(problem)
+            log.info("unsigned task=%s: %s", claim.name.id, problem)
+
+    def agree(self, claim: Claim, header: Header) -> None:
+        """Check that the header of a signed task is for its name: after ``open``.
+
+        Raises:
+            CorruptError: It is not: reject it.
+        """
+        if claim.signed and (problem := disagreement(header, claim.name)) is not None:
+            self._take(claim, problem)
 
     def ack(self, claim: Claim, *, alone: bool = False) -> None:
         """Remove a task that is done.
@@ -110,7 +173,7 @@ class Claims:
         if claim.name.task == BATCH:
             # Durably gone, before what says how far it was.
             with suppress(OSError):
-                os.fsync(self._fd)
+                self.sync()
                 batches.remove(self.spool, claim.name.id)
 
     def sync_due(self) -> float | None:
@@ -126,7 +189,8 @@ class Claims:
             OSError: From the file system.
         """
         self._acked_at = None
-        os.fsync(self._fd)
+        with suppress(FileNotFoundError):  # somebody has removed the spool
+            self.spool.sync(self.folder)
 
     def retry(
         self, claim: Claim, outcome: Outcome, *, due_us: int, started_us: int | None
@@ -208,8 +272,11 @@ class Claims:
         source = f"{self.folder}/{claim.file}"
         self._or_lost(claim, lambda: give_up(self.spool, source, name, report))
 
-    def reject(self, claim: Claim, reason: str) -> None:
-        """Put a task aside that cannot be read: to ``corrupt/``. Synced.
+    def reject(self, claim: Claim, reason: str, *, durable: bool = True) -> None:
+        """Put a task aside that cannot be read: to ``corrupt/``.
+
+        Args:
+            durable: As for ``put_aside``.
 
         Raises:
             ClaimLostError: The file is gone.
@@ -217,7 +284,10 @@ class Claims:
         """
         source = f"{self.folder}/{claim.file}"
         now_us = self._clock.now_us()
-        self._or_lost(claim, lambda: put_aside(self.spool, source, reason, now_us))
+        self._or_lost(
+            claim,
+            lambda: put_aside(self.spool, source, reason, now_us, durable=durable),
+        )
 
     def _or_lost(self, claim: Claim, move: Callable[[], object]) -> None:
         try:
@@ -247,27 +317,36 @@ def give_up(
 
     Raises:
         FileNotFoundError: The task is gone.
-        OSError: From the file system. The task is where it was.
+        OSError: From the file system, or there is no room for the report and the
+            reserve is used up. The task is where it was.
     """
     target = f"failed/{spool.free(name, 'failed')}"
-    # A full disk must not keep a task from being given up.
-    with suppress(OSError):
-        reports.write_why(spool, target, report)
     try:
-        os.rename(source, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        reports.write_why(spool, target, report)
+    except (OSError, NotASpoolError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # it can wait: better than to fail without a reason
+    try:
+        _rename(spool, source, target)
     except FileNotFoundError:
         if not spool.has(target):  # somebody may have moved it there just now
             reports.remove_why(spool, target)
         raise
-    spool.sync_moved("failed", source.rpartition("/")[0] or ".")
+    spool.sync_moved(source.rpartition("/")[0] or ".", "failed")
     reports.forget_attempts(spool, name.id)
 
 
-def put_aside(spool: SpoolDir, source: str, reason: str, now_us: int) -> str:
-    """Move anything to ``corrupt/``, its report first. Synced.
+def put_aside(
+    spool: SpoolDir, source: str, reason: str, now_us: int, *, durable: bool = True
+) -> str:
+    """Move anything to ``corrupt/``, its report first.
 
     A native name stays. Any other gets eight random digits more, so that it never
     meets one that is there. The file itself is not opened.
+
+    Args:
+        durable: Sync it. Else a power cut may bring the file back to where it was, so
+            that it is found there once more, or may lose the report.
 
     Returns:
         Its new path.
@@ -289,15 +368,23 @@ def put_aside(spool: SpoolDir, source: str, reason: str, now_us: int) -> str:
     }
     file = source.rpartition("/")[2]
     if Name.parse(file) is None or spool.has(f"corrupt/{file}"):
-        short = os.fsdecode(os.fsencode(file)[:200])
+        short = os.fsdecode(os.fsencode(file)[:200]).lstrip(".")  # not to be hidden
         file = f"{short}.{os.urandom(4).hex()}"
     target = f"corrupt/{file}"
-    with suppress(OSError):  # even on a full disk it can be put aside
-        reports.write_why(spool, target, report)
+    with suppress(OSError, NotASpoolError):  # even on a full disk it can be put aside
+        reports.write_why(spool, target, report, durable=durable)
     try:
-        os.rename(source, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
+        _rename(spool, source, target)
     except OSError:
-        reports.remove_why(spool, target)
+        if not spool.has(target):  # somebody may have moved it there just now
+            reports.remove_why(spool, target)
         raise
-    spool.sync_moved("corrupt")
+    if durable:
+        spool.sync_moved("corrupt")
     return target
+
+
+def _rename(spool: SpoolDir, source: str, target: str) -> None:
+    """Rename within the spool, if need be with the help of the reserve."""
+    fd = spool.fd
+    insist(fd, lambda: os.rename(source, target, src_dir_fd=fd, dst_dir_fd=fd))

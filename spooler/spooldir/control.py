@@ -64,7 +64,7 @@ def hold(spool: SpoolDir, found: Found, *, durable: bool = True) -> str:
     target = f"{HELD}/{spool.free(name, HELD)}"
     _rename(spool, found, target)
     if durable:
-        spool.sync_moved(HELD, found.path.rpartition("/")[0])
+        spool.sync_moved(found.path.rpartition("/")[0], HELD)
     return target
 
 

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from enum import Enum
 from typing import Final
 
+from ..alarm import Alarm
 from ..clock import CLOCK, Clock
 from ..codec import Header
 from ..errors import CorruptError
@@ -23,11 +24,11 @@ from .claims import put_aside
 from .owner import id_of
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
+from .signing import Signer
 
 SETTLE_US: Final = 1_000_000
 """How long a file must have been left alone before it is judged by that alone."""
 
-_REPORTED_MAX: Final = 1000
 _KINDS: Final = {
     stat.S_IFLNK: "is a symbolic link",
     stat.S_IFIFO: "is a FIFO",
@@ -50,19 +51,32 @@ class Writers(Enum):
 class Dropped:
     """The files in a spool that are not native yet.
 
-    One for each daemon; it remembers what it has reported.
+    One for each daemon.
 
     Args:
         owners: The uids whose files count as tasks.
+        require_signature: Take a file with a key that is not signed for corrupt: it
+            must not replace a task that is. Of others the worker finds that out.
     """
 
     def __init__(
-        self, spool: SpoolDir, owners: Collection[int], clock: Clock = CLOCK
+        self,
+        spool: SpoolDir,
+        owners: Collection[int],
+        clock: Clock = CLOCK,
+        *,
+        require_signature: bool = False,
     ) -> None:
         self._spool = spool
+        self._signer = spool.signer if require_signature else None
         self._owners = owners
         self._clock = clock
-        self._reported: set[str] = set()
+        self._alarm = Alarm(
+            log,
+            f"reject spool={escape(spool.path)}: %d more files are no tasks;"
+            " they are in corrupt/, each with the reason beside it",
+            clock,
+        )
 
     def adopt(self, folder: str, file: str, *, finished: bool) -> str | bool:
         """Make a native task of a file, or put it aside, or let it wait.
@@ -76,37 +90,37 @@ class Dropped:
             False if there is nothing more to do about it.
 
         Raises:
+            IsADirectoryError: It is one, and stays where it is.
             OSError: From the file system; the file is where it was.
         """
         path = file if folder == "." else f"{folder}/{file}"
         try:
             status = os.stat(path, dir_fd=self._spool.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                self._report_once(path)
-                return False
+                text = "is a directory; left where it is"
+                raise IsADirectoryError(errno.EISDIR, text)
             if not stat.S_ISREG(status.st_mode):
                 kind = _KINDS.get(stat.S_IFMT(status.st_mode), "is not a regular file")
                 return self._reject(path, kind)
+            # What has a native name is whole: see the format.
+            finished = finished or Name.parse(file) is not None
             if self._is_being_written(path, status, finished=finished):
                 return True
             return self._take(folder, file, path, status)
         except FileNotFoundError:
             return False
 
-    def _report_once(self, path: str) -> None:
-        if path not in self._reported and len(self._reported) < _REPORTED_MAX:
-            self._reported.add(path)
-            log.warning(
-                "reject spool=%s path=%s: is a directory; left where it is",
-                self._spool.path,
-                escape(path),
-            )
+    def look(self) -> None:
+        """Log what is due about files that had no line of their own."""
+        self._alarm.look()
 
     def _reject(self, path: str, reason: str) -> bool:
-        target = put_aside(self._spool, path, reason, self._clock.now_us())
-        log.warning(
+        now_us = self._clock.now_us()
+        target = put_aside(self._spool, path, reason, now_us, durable=False)
+        self._alarm.tell(
+            logging.WARNING,
             "reject spool=%s path=%s kept=%s: %s",
-            self._spool.path,
+            escape(self._spool.path),
             escape(path),
             escape(target),
             escape(reason),
@@ -139,6 +153,8 @@ class Dropped:
             task = open_task(path, self._owners, dir_fd=self._spool.fd)
             try:
                 name = native or self._name(task)
+                if self._signer is not None and native is None:
+                    self._check_key(self._signer, task)
                 found = os.fstat(task.fd)
             finally:
                 task.close()
@@ -169,6 +185,12 @@ class Dropped:
             escape(path),
         )
         return target
+
+    def _check_key(self, signer: Signer, task: TaskFile) -> None:
+        if task.header.key is None:
+            return
+        if (problem := signer.check_here(task)) is not None:
+            raise CorruptError(problem)
 
     def _take_key(
         self, path: str, status: os.stat_result, name: Name, header: Header
@@ -245,6 +267,8 @@ def writers(path: str, *, dir_fd: int) -> Writers:
     except OSError as error:
         if error.errno == errno.EWOULDBLOCK:  # somebody else's lease
             return Writers.SOME
+        if isinstance(error, PermissionError):
+            return Writers.UNKNOWN
         raise
     try:
         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)

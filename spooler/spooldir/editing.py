@@ -12,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import NotFoundError
+from ..errors import NotFoundError, UsageError
 from ..task import Name, State
 from .control import HELD, NOT_BEGUN, hold, not_begun, rename
 from .files import NEW_FLAGS, link_to, write_all
 from .reading import TaskFile
 from .repair import Found
 from .root import SpoolDir
+from .signing import is_signed
 
 CHUNK: Final = 64 * 1024 * 1024
 """Bytes of a body that are copied by one call."""
@@ -45,7 +46,8 @@ def replace(
 ) -> str:
     """Give a task that has not begun another header; its body stays. Synced.
 
-    Its file is as old as before, and belongs to whom it belonged. What else is a link
+    Its file is as old as before, and belongs to whom it belonged; if it was signed it
+    is signed again. What else is a link
     to it, a key or a timer's slot, becomes one to the new file.
 
     Args:
@@ -57,16 +59,17 @@ def replace(
         Its new path; if it could not be renamed in the end, where it is held.
 
     Raises:
-        UsageError: It is neither waiting nor held.
+        UsageError: It is neither waiting nor held; or its signature is not good, or
+            cannot be made here.
         NotFoundError: Somebody began, moved or changed it; nothing was changed.
         OSError: From the file system. Nothing was changed; but if that could not be
-            undone either, a waiting task is held.
+            undone either, a waiting task is held, and its key or its slot may be free.
     """
     not_begun(found, *NOT_BEGUN)
     hidden = f"{HELD}/.{os.urandom(8).hex()}"
     fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
     try:
-        _write(fd, task, head)
+        _write(spool, fd, task, head)
         # Whoever changes what a key is a link to holds these locks: see keys.
         _flock(fd)
         _flock(task.fd)
@@ -82,13 +85,18 @@ def replace(
             os.unlink(hidden, dir_fd=spool.fd)
 
 
-def _write(fd: int, task: TaskFile, head: bytes) -> None:
+def _write(spool: SpoolDir, fd: int, task: TaskFile, head: bytes) -> None:
     status = os.fstat(task.fd)
     if os.geteuid() == 0:
         os.fchown(fd, status.st_uid, status.st_gid)
     os.fchmod(fd, status.st_mode & 0o777)
-    write_all(fd, head)
-    _copy(task.fd, task.header.body_offset, fd)
+    if is_signed(task.data):
+        if spool.signer is None:
+            raise UsageError("is signed, and there is no key here to sign it again")
+        spool.signer.sign_again(task, head, fd)
+    else:
+        write_all(fd, head)
+        _copy(task.fd, task.header.body_offset, fd)
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.fsync(fd)
 
@@ -155,6 +163,8 @@ def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
         for path in others:
             _link_over(spool, new.fd, new.path, path)
             done.append(path)
+        if os.fstat(task.fd).st_nlink < links:  # somebody has removed it
+            raise NotFoundError(held.id, _MOVED)
         os.rename(new.path, held.path, src_dir_fd=root, dst_dir_fd=root)
         with suppress(OSError):
             if os.fstat(task.fd).st_nlink == links:

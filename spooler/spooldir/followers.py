@@ -11,20 +11,23 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
 from ..codec import encode
-from ..errors import ClaimLostError, CorruptError, UsageError
+from ..errors import ClaimLostError, CorruptError, KeyFileError, UsageError
 from ..logs import escape
 from ..moments import parse_at
 from ..options import NO_OPTIONS, Follower
 from ..task import MAX_DUE_US, Name, derived_id
 from .files import NEW_FLAGS, write_all
-from .reading import open_task
+from .reading import TaskFile, open_task
+from .reserve import insist
 from .root import SpoolDir
+from .signing import disagreement
 
 Kind = Literal["then", "on_failure"]
 """After which end they are put; part of their ids."""
@@ -91,6 +94,8 @@ def stage(
     followers: Sequence[Follower],
     kind: Kind,
     now_us: int,
+    *,
+    signed: bool = False,
 ) -> list[Staged]:
     """Write the followers of a task that is about to move. Durable.
 
@@ -99,23 +104,30 @@ def stage(
 
     Args:
         folder: The worker's, which holds the parent: ``running/<worker>``.
+        signed: Sign them, since their parent was.
 
     Raises:
+        KeyFileError: The keys cannot be read. None is there then.
         OSError: From the file system. None is there then.
     """
     staged: list[Staged] = []
+    spool.sync_left()
     try:
         for number, follower in enumerate(followers):
             name = follower_name(parent, follower, number, kind, now_us)
             try:
                 data = follower_bytes(follower, parent.id)
+                if signed and spool.signer is not None:
+                    data = spool.signer.sign(name.id, data)
+            except KeyFileError:
+                raise
             except UsageError as error:
                 text = "cannot put follower name=%s of task=%s: %s"
                 log.error(text, escape(follower.task), parent.id, escape(str(error)))
                 continue
             each = Staged(f"{folder}/.{parent.id}.{name}", parent.id, name)
             staged.append(each)
-            _write(spool, each.path, data)
+            insist(spool.fd, partial(_write, spool, each.path, data))
         if staged:
             spool.sync(folder)
     except BaseException:
@@ -156,12 +168,12 @@ def publish(spool: SpoolDir, staged: list[Staged]) -> None:
             done[each.name.folder] = each
             del staged[0]
     finally:
+        spool.sync_moved(*{e.path.rpartition("/")[0]: None for e in done.values()})
         for folder, each in done.items():
             try:
                 spool.sync_folder(each.name)
             except OSError as error:
                 log.warning("cannot sync %s in %s: %s", folder, spool.path, error)
-        spool.sync_moved(*{e.path.rpartition("/")[0]: None for e in done.values()})
 
 
 def _publish(spool: SpoolDir, staged: Staged) -> None:
@@ -195,6 +207,7 @@ class Settling:
         folder: The worker's: ``running/<worker>``.
         parent: The name of the task's file there.
         now_us: When it ended.
+        signed: It was signed; so its followers will be.
     """
 
     def __init__(
@@ -205,6 +218,8 @@ class Settling:
         followers: Sequence[Follower],
         kind: Kind,
         now_us: int,
+        *,
+        signed: bool = False,
     ) -> None:
         self._spool = spool
         self._folder = folder
@@ -212,6 +227,7 @@ class Settling:
         self._followers = followers
         self._kind: Kind = kind
         self._now_us = now_us
+        self._signed = signed
         self._staged: list[Staged] | None = None
         self._moved = False
         self._synced = False
@@ -236,6 +252,7 @@ class Settling:
                 self._followers,
                 self._kind,
                 self._now_us,
+                signed=self._signed,
             )
             self.put = [each.name for each in self._staged]
         if not self._moved:
@@ -281,14 +298,25 @@ def give_up_lost(
     except CorruptError:  # nobody can say what should follow
         move()
         return
-    task.close()
-    options = task.header.options or NO_OPTIONS
-    given = default if options.on_failure is None else options.on_failure
+    try:
+        options = task.header.options or NO_OPTIONS
+        given = default if options.on_failure is None else options.on_failure
+        signed = bool(given) and _is_signed(spool, task, name)
+    finally:
+        task.close()
     if not given:
         move()
         return
     folder = source.rpartition("/")[0]
-    Settling(spool, folder, name, given, "on_failure", now_us).settle(move)
+    settling = Settling(spool, folder, name, given, "on_failure", now_us, signed=signed)
+    settling.settle(move)
+
+
+def _is_signed(spool: SpoolDir, task: TaskFile, name: Name) -> bool:
+    """Tell whether a task whose header was read is signed, and is what it is called."""
+    if spool.signer is None or spool.signer.check_here(task) is not None:
+        return False
+    return disagreement(task.header, name) is None
 
 
 def settle_staged(spool: SpoolDir, folder: str) -> list[Name]:

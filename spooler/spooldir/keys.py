@@ -57,6 +57,7 @@ def put(
     if_exists: IfExists = "skip",
     *,
     durable: bool = True,
+    sign: bool = True,
 ) -> Name | None:
     """Write a task and put it into place, unless its key is taken.
 
@@ -67,6 +68,7 @@ def put(
         if_exists: ``replace`` removes the task that has the key, if it waits; else
             there is no new task.
         durable: As for ``SpoolDir.put``.
+        sign: As for ``SpoolDir.write``.
 
     Returns:
         None if it was put; else the task that has the key, with the name under which
@@ -82,7 +84,7 @@ def put(
     with Taking(spool, key_path(name.task, key)) as taking:
         if if_exists != "replace" and (there := taking.look()) is not None:
             return there
-        fd, hidden = spool.write(name, chunks, durable=durable)
+        fd, hidden = spool.write(name, chunks, durable=durable, sign=sign)
         placed = False
         try:
             try:
@@ -135,9 +137,8 @@ def adopt(
         TimeoutError: Somebody else is busy with the key.
         OSError: From the file system.
     """
-    fd = open_for_lock(spool, path)
+    fd = _lock_dropped(spool, path)
     try:
-        flock(fd)
         if not same(spool.status(path), status):
             raise FileNotFoundError(errno.ENOENT, "somebody has moved it", path)
         with Taking(spool, key_path(name.task, key), ADOPT_TIMEOUT) as taking:
@@ -153,6 +154,24 @@ def adopt(
         _close(fd)
 
 
+def _lock_dropped(spool: SpoolDir, path: str) -> int:
+    """Open a dropped file and lock it.
+
+    For reading where that will do: who closes a file that he could write to makes
+    inotify tell of it, and the supervisor would look at it again, for ever.
+    """
+    fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
+    try:
+        flock(fd)
+    except OSError as error:
+        _close(fd)
+        if error.errno != errno.EBADF:
+            raise
+        fd = open_for_lock(spool, path)  # NFS, where inotify tells nothing
+        flock(fd)
+    return fd
+
+
 def adopt_copy(
     spool: SpoolDir, path: str, name: Name, key: str, if_exists: IfExists
 ) -> tuple[Name, bool]:
@@ -163,7 +182,8 @@ def adopt_copy(
     fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
     try:
         chunks = iter(lambda: os.read(fd, PIECE), b"")
-        there = put(spool, name, chunks, key, if_exists)
+        # Its owner may have signed it; this process does not vouch for it.
+        there = put(spool, name, chunks, key, if_exists, sign=False)
     finally:
         _close(fd)
     os.unlink(path, dir_fd=spool.fd)

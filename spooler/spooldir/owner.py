@@ -81,7 +81,10 @@ class Owner:
             links -= 1
         if not links:
             return True
-        return any(self._found_in(folder) for folder in ("failed", "corrupt"))
+        if any(self._found_in(folder) for folder in ("failed", "corrupt")):
+            return True
+        # It may have been removed from there while it was looked for.
+        return os.fstat(self.fd).st_nlink - 1 == (self.hidden is not None)
 
     def remove(self) -> str | None:
         """Remove its task, if it waits; return where it was, None if it does not.

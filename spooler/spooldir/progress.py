@@ -7,7 +7,7 @@ Specification: docs/format.md, section 13.
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -23,6 +23,10 @@ PROGRESS_MAX_AGE: Final = 7 * 24 * 3600.0
 _PROGRESS_MAX: Final = 64 * 1024
 
 
+_Number = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] | float
+"""What can be divided without an overflow."""
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How far a run says that it is.
 
@@ -32,8 +36,8 @@ class Progress(msgspec.Struct, frozen=True):
         attempt: The number of the run, from 1.
     """
 
-    done: int | float
-    total: int | float | None
+    done: _Number
+    total: _Number | None
     message: str
     time: str
     attempt: int

@@ -27,12 +27,14 @@ def put_quickly(spool: SpoolDir, name: Name, data: bytes) -> None:
         SpoolUncertain: It is in place, but closing it failed.
         OSError: From the file system; there is no task then.
     """
-    root, folder, placed = spool.fd, name.folder, False
+    placed = False
+    whole = data if spool.signer is None else spool.signer.sign(name.id, data)
     try:
-        if spool.owner is None:
+        if spool.is_plain:
+            root, folder = spool.fd, name.folder
             fd = os.open(folder, _FLAGS, 0o600, dir_fd=root)
             try:
-                if os.write(fd, data) == len(data):
+                if os.write(fd, whole) == len(whole):
                     path = f"{folder}/{name}"
                     os.link(f"/proc/self/fd/{fd}", path, dst_dir_fd=root)
                     placed = True

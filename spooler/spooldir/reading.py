@@ -20,7 +20,8 @@ READ_FLAGS: Final = (
     os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 )
 CHUNK: Final = 64 * 1024
-_NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+NOT_A_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV, errno.EISDIR})
+"""What ``open`` says of links, sockets and devices, and of directories."""
 
 
 class BodyFile(io.RawIOBase):
@@ -80,6 +81,7 @@ class TaskFile(msgspec.Struct, gc=False):
     Attributes:
         known: Its header, if it was read.
         data: The first bytes of the file, as far as they were read.
+        sealed: All of it is in ``data``, and what is in the file counts no more.
     """
 
     fd: int
@@ -88,6 +90,7 @@ class TaskFile(msgspec.Struct, gc=False):
     size: int
     mtime_ns: int
     ctime_ns: int
+    sealed: bool = False
 
     @property
     def header(self) -> Header:
@@ -123,9 +126,9 @@ class TaskFile(msgspec.Struct, gc=False):
 
     def open_body(self) -> io.BufferedReader:
         """Return the body as a file of its own, to be closed by the caller."""
-        if self.header.body is not None:
+        if self.sealed or self.header.body is not None:
             fd = os.memfd_create("body", os.MFD_CLOEXEC)
-            size = os.write(fd, self.header.body.encode())
+            size = os.write(fd, self.body())
             return io.BufferedReader(BodyFile(fd, 0, size))
         body = BodyFile(os.dup(self.fd), self.header.body_offset, self.size)
         return io.BufferedReader(body, buffer_size=CHUNK)
@@ -149,7 +152,9 @@ def open_file(path: str, owners: Collection[int] | None, *, dir_fd: int) -> Task
     try:
         fd = os.open(path, READ_FLAGS, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno not in _NOT_A_FILE:
+        if error.errno == errno.EACCES:
+            _check_mode(path, owners, dir_fd=dir_fd)
+        if error.errno not in NOT_A_FILE:
             raise
         raise CorruptError("is not a regular file") from None
     try:
@@ -157,6 +162,34 @@ def open_file(path: str, owners: Collection[int] | None, *, dir_fd: int) -> Task
     except BaseException:
         os.close(fd)
         raise
+
+
+def _check_mode(path: str, owners: Collection[int] | None, *, dir_fd: int) -> None:
+    """Check that a file which could not be opened may be read, by its mode.
+
+    Raises:
+        CorruptError: Never by this user, whatever is tried.
+        OSError: From the file system.
+    """
+    status = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+    uid, mode = os.geteuid(), stat.S_IMODE(status.st_mode)
+    _check_owner(status, owners)
+    if uid == status.st_uid:
+        readable = mode & stat.S_IRUSR
+    elif status.st_gid in (os.getegid(), *os.getgroups()):
+        readable = mode & stat.S_IRGRP
+    else:
+        readable = mode & stat.S_IROTH
+    if not readable and uid != 0:
+        raise CorruptError(
+            f"may not be read by uid {uid}: it belongs to uid {status.st_uid} and gid"
+            f" {status.st_gid}, and its mode is {mode:04o}: put it again with mode 0640"
+        )
+
+
+def _check_owner(status: os.stat_result, owners: Collection[int] | None) -> None:
+    if owners is not None and status.st_uid not in owners:
+        raise CorruptError(f"its owner, uid {status.st_uid}, may not put tasks here")
 
 
 def open_task(path: str, owners: Collection[int] | None, *, dir_fd: int) -> TaskFile:
@@ -186,8 +219,7 @@ def _read(fd: int, owners: Collection[int] | None) -> TaskFile:
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
         raise CorruptError("is not a regular file")
-    if owners is not None and status.st_uid not in owners:
-        raise CorruptError(f"its owner, uid {status.st_uid}, may not put tasks here")
+    _check_owner(status, owners)
     data = os.read(fd, CHUNK)
     return TaskFile(
         fd, None, data, status.st_size, status.st_mtime_ns, status.st_ctime_ns

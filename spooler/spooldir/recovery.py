@@ -7,7 +7,8 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Callable, Collection, Mapping
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from .files import some_of, write_new
 from .followers import give_up_lost, settle_staged
 from .kills import KILL_MAX_AGE, KILLED
 from .limits import sweep_limits
+from .reserve import insist
 from .root import SpoolDir
 
 TMP_MAX_AGE: Final = 24 * 3600.0
@@ -84,7 +86,7 @@ class ProcessLock:
             OSError: From the file system.
         """
         try:
-            self._lock.acquire(timeout=timeout)
+            insist(self._spool.fd, lambda: self._lock.acquire(timeout=timeout))
         except filelock.Timeout:
             return False
         return True
@@ -172,6 +174,7 @@ def recover(
     followers: Followers | None = None,
     culprits: Mapping[str, Outcome] | None = None,
     output: int | None = None,
+    tell: Callable[[Recovered], object] = lambda recovered: None,
     clock: Clock = CLOCK,
 ) -> list[Recovered] | None:
     """Give back what a dead process held, and remove its traces.
@@ -185,6 +188,7 @@ def recover(
         followers: What decorators say of followers, where a file says nothing.
         culprits: By id, tasks for which another outcome is to be written down.
         output: Where to print what its run has printed; None for nowhere.
+        tell: Called for each task at once, whatever becomes of the others.
 
     Returns:
         What it held; None if the process lives.
@@ -204,18 +208,27 @@ def recover(
 
     try:
         folder = f"running/{worker}"
-        done = []
+        done, problem = [], None
         runlogs.rescue(spool, worker, output)
         settle_staged(spool, folder)
+        batches.discard_lines(spool, folder)
         for file in spool.names(folder):
             name = Name.parse(file)
-            if name is None:
-                put_aside(spool, f"{folder}/{file}", "is not a task", clock.now_us())
-                continue
-            claim = Claim(name, worker, file)
-            own = (culprits or {}).get(name.id, outcome)
-            with suppress(FileNotFoundError):  # an operator was first
+            try:
+                if name is None:
+                    now_us = clock.now_us()
+                    put_aside(spool, f"{folder}/{file}", "is not a task", now_us)
+                    continue
+                claim = Claim(name, worker, file)
+                own = (culprits or {}).get(name.id, outcome)
                 done.append(_give_back(spool, claim, decide, own, clock, lose))
+                tell(done[-1])
+            except FileNotFoundError:  # an operator was first
+                continue
+            except OSError as error:  # which must not keep the others
+                problem = problem or error
+        if problem is not None:
+            raise problem
         try:
             remove_folder(spool, folder, clock)
         except NotADirectoryError:  # somebody moved a file right into running/
@@ -236,6 +249,9 @@ def _give_back(
     lose: _Lose,
 ) -> Recovered:
     source = f"running/{claim.worker}/{claim.file}"
+    if _waits_too(spool, source, claim.name):
+        os.unlink(source, dir_fd=spool.fd)
+        return Recovered(claim.name, claim.name.due_us)
     if outcome.verdict is Verdict.RELEASE:
         spool.move(source, claim.name)
         return Recovered(claim.name, claim.name.due_us)
@@ -254,6 +270,12 @@ def _give_back(
     return Recovered(name, due_us)
 
 
+def _waits_too(spool: SpoolDir, source: str, name: Name) -> bool:
+    """Tell whether a power cut has left both names of a claim, as btrfs may."""
+    here, there = spool.status(source), spool.status(f"{name.folder}/{name}")
+    return here is not None and there is not None and os.path.samestat(here, there)
+
+
 def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
     """Remove a folder if it is empty but for abandoned hidden files.
 
@@ -265,7 +287,8 @@ def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
     """
     if _rmdir(spool, folder):
         return True
-    swept = _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+    found = _old(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+    swept = sum(remove_left_over(spool, each) for each in found)
     return swept > 0 and _rmdir(spool, folder)
 
 
@@ -297,23 +320,36 @@ def sweep(
     Raises:
         OSError: From the file system.
     """
-    count = keys.sweep(spool, clock) + _sweep_folder(spool, "tmp", clock, TMP_MAX_AGE)
-    count += _sweep_folder(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
-    count += _sweep_folder(spool, "kill", clock, KILL_MAX_AGE)
-    count += sweep_limits(spool, clock)
-    count += runlogs.sweep(spool, keep_logs_for, clock)
-    count += batches.sweep(spool, clock)
-    for folder in (*_HIDDEN, "logs"):
-        count += _sweep_folder(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+    count = keys.sweep(spool, clock) + sweep_limits(spool, clock)
+    count += runlogs.sweep(spool, keep_logs_for, clock) + batches.sweep(spool, clock)
+    return count + sum(
+        remove_left_over(spool, each) for each in left_overs(spool, clock)
+    )
+
+
+def left_overs(spool: SpoolDir, clock: Clock = CLOCK) -> Iterator[str]:
+    """Yield files that crashes left behind: old enough, and nobody has them open.
+
+    So many of each directory as a sweep looks at.
+
+    Raises:
+        OSError: From the file system.
+    """
+    yield from _old(spool, "tmp", clock, TMP_MAX_AGE)
+    yield from _old(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
+    yield from _old(spool, "kill", clock, KILL_MAX_AGE)
+    priorities = map(str, spool.priorities())  # where others write before they rename
+    for folder in (*_HIDDEN, "logs", *priorities):
+        yield from _old(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
     for folder in ("failed", "corrupt"):
         names = set(spool.names(folder))
         alone = [n for n in names if n.endswith(".why") and n[:-4] not in names]
         for file in alone[:SWEEP_MAX]:
-            count += _unlink_old(spool, f"{folder}/{file}", clock, WHY_MAX_AGE)
-    return count
+            if _is_left_over(spool, f"{folder}/{file}", clock, WHY_MAX_AGE):
+                yield f"{folder}/{file}"
 
 
-def _sweep_folder(
+def _old(
     spool: SpoolDir,
     folder: str,
     clock: Clock,
@@ -321,7 +357,7 @@ def _sweep_folder(
     *,
     suffix: str = "",
     hidden_only: bool = False,
-) -> int:
+) -> Iterator[str]:
     found = [
         file
         for file in spool.all_names(folder)
@@ -329,23 +365,30 @@ def _sweep_folder(
         and (file[0] == "." or not hidden_only)
         and file != ".lock"  # of timers/
     ]
-    return sum(
-        _unlink_old(spool, f"{folder}/{file}", clock, age)
-        for file in some_of(found, SWEEP_MAX)
-    )
+    for file in some_of(found, SWEEP_MAX):
+        if _is_left_over(spool, f"{folder}/{file}", clock, age):
+            yield f"{folder}/{file}"
 
 
-def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:
-    with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
-        changed_us = max(status.st_mtime_ns, status.st_ctime_ns) // 1000
-        if clock.now_us() - changed_us < age * 1e6:
-            return 0
-        if _is_open(spool, path):
-            return 0
+def _is_left_over(spool: SpoolDir, path: str, clock: Clock, age: float) -> bool:
+    status = spool.status(path)
+    if status is None or stat.S_ISDIR(status.st_mode):
+        return False
+    changed_us = max(status.st_mtime_ns, status.st_ctime_ns) // 1000
+    old = clock.now_us() - changed_us >= age * 1e6
+    return old and not _is_open(spool, path)
+
+
+def remove_left_over(spool: SpoolDir, path: str) -> bool:
+    """Remove what ``left_overs`` has found; tell whether it was there to be removed.
+
+    Raises:
+        OSError: From the file system.
+    """
+    with suppress(FileNotFoundError, PermissionError):
         os.unlink(path, dir_fd=spool.fd)
-        return 1
-    return 0
+        return True
+    return False
 
 
 def _is_open(spool: SpoolDir, path: str) -> bool:

@@ -243,10 +243,10 @@ def newest_failed(spool: SpoolDir, limit: int) -> list[Found]:
     return [Found(State.FAILED, f"failed/{n}", name) for n, name in parsed if name]
 
 
-def dropped(spool: SpoolDir, folder: str) -> int:
-    """Count the files in a priority, or the root (``.``), that nobody adopted yet.
+def dropped(spool: SpoolDir, folder: str) -> list[str]:
+    """Return the files in a priority, or the root (``.``), that nobody adopted yet.
 
-    Directories are not counted: they are left where they are.
+    Directories are left out: they are left where they are.
 
     Raises:
         OSError: From the file system.
@@ -254,12 +254,13 @@ def dropped(spool: SpoolDir, folder: str) -> int:
     fd = os.open(folder, DIR_FLAGS, dir_fd=spool.fd)
     try:
         with os.scandir(fd) as entries:
-            return sum(
-                not entry.name.startswith(".")
+            return [
+                entry.name
+                for entry in entries
+                if not entry.name.startswith(".")
                 and not entry.name.endswith(".tmp")
                 and not entry.is_dir(follow_symlinks=False)
-                for entry in entries
-            )
+            ]
     finally:
         os.close(fd)
 

@@ -12,6 +12,7 @@ from typing import Final
 from ..task import Claim, Outcome, iso
 from .files import write_all, write_new
 from .reading import READ_FLAGS
+from .reserve import insist
 from .root import SpoolDir
 
 ATTEMPTS_MAX: Final = 100
@@ -19,6 +20,15 @@ ATTEMPTS_MAX: Final = 100
 
 _REPORT_MAX: Final = 4 * 1024 * 1024
 _LIST_MAX: Final = 2 * 1024 * 1024
+# Not blocking, so as not to wait for somebody who reads, where a FIFO stands there.
+_APPEND_FLAGS: Final = (
+    os.O_WRONLY
+    | os.O_APPEND
+    | os.O_CREAT
+    | os.O_NOFOLLOW
+    | os.O_NONBLOCK
+    | os.O_CLOEXEC
+)
 _TRACEBACK_MAX: Final = 64 * 1024
 
 
@@ -89,17 +99,26 @@ def append_attempt(spool: SpoolDir, task_id: str, record: Mapping[str, object]) 
     Raises:
         OSError: From the file system.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    fd = os.open(attempts_path(task_id), flags, 0o600, dir_fd=spool.fd)
-    try:
-        write_all(fd, to_json(record))
-        size = os.fstat(fd).st_size
-    finally:
-        os.close(fd)
+    size = insist(spool.fd, lambda: _append(spool, attempts_path(task_id), record))
     if size > _LIST_MAX:  # a task may be tried again for ever
         path = attempts_path(task_id)
         kept = b"".join(map(to_json, attempts(spool, task_id)))
         write_new(spool.fd, f"logs/.{os.urandom(8).hex()}.attempts", path, kept)
+
+
+def _append(spool: SpoolDir, path: str, record: Mapping[str, object]) -> int:
+    """Add a line to a file, all of it or nothing; return the file's size."""
+    fd = os.open(path, _APPEND_FLAGS, 0o600, dir_fd=spool.fd)
+    try:
+        before = os.fstat(fd).st_size
+        try:
+            write_all(fd, to_json(record))
+        except OSError:
+            os.ftruncate(fd, before)
+            raise
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
 
 
 def forget_attempts(spool: SpoolDir, task_id: str) -> None:
@@ -134,17 +153,25 @@ def cut(traceback: str | None) -> str | None:
     return traceback
 
 
-def write_why(spool: SpoolDir, path: str, report: Mapping[str, object]) -> None:
+def write_why(
+    spool: SpoolDir, path: str, report: Mapping[str, object], *, durable: bool = True
+) -> None:
     """Write the ``.why`` beside a file that is about to come to ``path``.
 
-    Durable once the directory is synced.
+    Args:
+        durable: It is, once the directory is synced.
 
     Raises:
         OSError: From the file system.
     """
     folder, _, _ = path.rpartition("/")
-    hidden = f"{folder}/.{os.urandom(8).hex()}"
-    write_new(spool.fd, hidden, f"{path}.why", to_json(report))
+    hidden, data = f"{folder}/.{os.urandom(8).hex()}", to_json(report)
+    why = f"{path}.why"
+    try:
+        write_new(spool.fd, hidden, why, data, durable=durable)
+    except FileNotFoundError:  # somebody has removed the folder
+        spool.open()  # which makes it
+        write_new(spool.fd, hidden, why, data, durable=durable)
 
 
 def read_why(spool: SpoolDir, path: str) -> dict[str, object]:

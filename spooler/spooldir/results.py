@@ -31,6 +31,7 @@ HIDDEN_MAX_AGE_US: Final = 24 * 3600 * 1_000_000
 """µs after which a file that was being written is a left-over of a crash."""
 
 _NULL: Final = msgspec.Raw(b"null")
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,11 +64,15 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         """Return the result as plain JSON types.
 
         Raises:
-            ResultError: The task has succeeded, but its result could not be kept.
+            ResultError: The task has succeeded, but its result could not be kept, or
+                was damaged.
         """
         if self.problem is not None:
             raise ResultError(self.id, f"it has succeeded, but {self.problem}")
-        return msgspec.json.decode(self.result)
+        try:
+            return msgspec.json.decode(self.result)
+        except _UNREADABLE as error:
+            raise _unreadable(self.id, error) from None
 
 
 _WRITER: Final = msgspec.json.Encoder()
@@ -127,7 +132,10 @@ def keep(
     )
     data = _WRITER.encode(record) + b"\n"
     hidden = f"done/.{name.id}.{os.urandom(4).hex()}"
-    write_new(spool.fd, hidden, path_of(name.id), data, mtime_us=expires_us)
+    try:
+        write_new(spool.fd, hidden, path_of(name.id), data, mtime_us=expires_us)
+    except IsADirectoryError:
+        return "there is a directory in its place"
     spool.sync("done")
     return problem
 
@@ -173,9 +181,12 @@ def read(spool: SpoolDir, task_id: str) -> Record | None:
         os.close(fd)
     try:
         return _READER.decode(data)
-    except msgspec.MsgspecError as error:
-        text = f"{path_of(task_id)} cannot be read: {error}"
-        raise ResultError(task_id, text) from None
+    except _UNREADABLE as error:
+        raise _unreadable(task_id, error) from None
+
+
+def _unreadable(task_id: str, error: Exception) -> ResultError:
+    return ResultError(task_id, f"{path_of(task_id)} cannot be read: {error}")
 
 
 def has(spool: SpoolDir, task_id: str) -> bool:
@@ -193,7 +204,7 @@ def remove(spool: SpoolDir, task_id: str) -> None:
     Raises:
         OSError: From the file system.
     """
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, IsADirectoryError):
         os.unlink(path_of(task_id), dir_fd=spool.fd)
 
 
@@ -272,7 +283,8 @@ class Sweeper:
                             step.append((entry.name, entry.stat(follow_symlinks=False)))
                     yield step
         finally:
-            os.close(fd)
+            with suppress(OSError):  # there is nobody to hear of it
+                os.close(fd)
 
     def _is_over(self, file: str, status: os.stat_result) -> bool:
         """Remove a file whose time is over, and tell whether it does not count."""
@@ -289,5 +301,5 @@ class Sweeper:
         return True
 
     def _unlink(self, file: str) -> None:
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
             os.unlink(f"done/{file}", dir_fd=self._spool.fd)

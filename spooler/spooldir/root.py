@@ -11,31 +11,27 @@ import stat
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Final, TypeVar
 
 from ..clock import CLOCK
-from ..errors import NotASpoolError, SpoolUncertain
+from ..errors import SpoolUncertain
 from ..task import MAX_DUE_US, MINUTE_US, Name, is_priority, minute_start_us
-from .files import DIR_FLAGS, NEW_FLAGS, link_new, sync_directory, write_all, write_new
-
-FORMAT: Final = 1
-MARKER: Final = ".spool"
-MARKER_TEXT: Final = b'{"format": 1}\n'
-FOLDERS: Final = (
-    *("running", "failed", "corrupt", "done", "logs", "timers", "workers"),
-    *("held", "paused", "kill", "keys", "limits", "batches", "tmp"),
-    *(str(priority) for priority in range(10)),
+from . import marking, members, signing
+from .files import (
+    NEW_FLAGS,
+    close_new,
+    insist_on_folder,
+    link_new,
+    list_directory,
+    sync_directory,
+    take_over,
 )
+from .reserve import insist
 
 _TMPFILE_FLAGS: Final = os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL})
 _SYNCED_MAX: Final = 256
-
-RACES_MAX: Final = 100
-"""How often a minute folder is made again that somebody keeps removing."""
-
-EPERM_MAX: Final = 3
-"""How often "not permitted" is taken for such a removal, and not at its word."""
 
 T = TypeVar("T")
 
@@ -50,13 +46,21 @@ class SpoolDir:
 
     Attributes:
         path: Its absolute path.
+        left: Folders from which files were claimed and that wait for ``sync``.
+        signer: Signs what is put here; None if nobody does.
+        roomy_us: When it was last seen that it has no limits: see ``room``.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.path.abspath(os.fspath(path))
+        self.roomy_us = -1_000_000_000
+        self.signer = signing.signer_here()
         self._fd = -1
+        self._door = -1  # the root, if one may put there and nothing else
         self._owner: tuple[int, int] | None = None
+        self._trusted: frozenset[int] | None = None
         self._synced: set[str] = set()
+        self.left: set[str] = set()
         self._tmpfile = os.path.isdir("/proc/self/fd")
         self._opening = threading.Lock()
 
@@ -65,59 +69,68 @@ class SpoolDir:
 
     @property
     def fd(self) -> int:
-        """A descriptor of the root, for calls that take ``dir_fd``."""
-        if self._fd < 0:
-            self.open()
+        """A descriptor of the root, for calls that take ``dir_fd``.
+
+        Raises:
+            PermissionError: This user may put tasks, and nothing else.
+            NotASpoolError, OSError: As for ``open``.
+        """
+        if self._fd < 0 and self.entry_fd != self._fd:
+            raise members.refusal(self.path)
         return self._fd
+
+    @property
+    def entry_fd(self) -> int:
+        """The same, for what a member of a group spool may do too: put."""
+        if self._fd < 0 and self._door < 0:
+            self.open()
+        return self._door if self._fd < 0 else self._fd
 
     @property
     def owner(self) -> tuple[int, int] | None:
         """Whom new files are given to, uid and gid; None if they are ours."""
         return self._owner
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing is special here: it is its owner's alone, and that is us."""
+        if self._fd < 0 and self.entry_fd != self._fd:
+            return False
+        return self._owner is None and self._trusted is None
+
     # -- opening ----------------------------------------------------------------
 
     def open(self) -> None:
         """Check that this is a spool, make what is missing in it, hold it open.
 
-        An empty directory becomes a spool.
+        An empty directory becomes a spool. A member of a group spool may not read it,
+        and can do nothing but put.
 
         Raises:
             NotASpoolError: Missing, not a directory, not a spool, or newer.
             OSError: From the file system, such as no permission.
         """
         try:
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            hint = f"there is no such directory: make it with `spool init {self.path}`"
-            raise NotASpoolError(self.path, hint) from None
-        except NotADirectoryError:
-            raise NotASpoolError(self.path, "is not a directory") from None
-        try:
-            self._check(fd)
-            status = os.fstat(fd)
-        except BaseException:
-            os.close(fd)
-            raise
+            opened = marking.open_root(self.path)
+        except PermissionError:
+            if self._fd >= 0 or (door := members.enter(self.path)) is None:
+                raise
+            with self._opening:
+                self._door = take_over(door, self._door)
+            return
         with self._opening:
-            # What root makes in another user's spool is of use only to that user.
-            foreign = os.geteuid() == 0 and status.st_uid != 0
-            self._owner = (status.st_uid, status.st_gid) if foreign else None
-            if self._fd < 0:
-                self._fd = fd
-            else:  # other threads may be using the number: keep it
-                try:
-                    os.dup2(fd, self._fd, inheritable=False)
-                finally:
-                    os.close(fd)
+            fd, self._owner, self._trusted = opened
+            self._fd = take_over(fd, self._fd)
             self._synced.clear()
 
     def close(self) -> None:
         """Let go of the directory; the next move opens it again."""
         with self._opening:
-            fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+            held = (self._fd, self._door)
+            self._fd = self._door = -1
+        for fd in held:
+            if fd >= 0:
+                os.close(fd)
 
     def is_in_place(self) -> bool:
         """Tell whether the open directory is still the one at its path.
@@ -138,42 +151,8 @@ class SpoolDir:
             NotASpoolError: It holds something else.
             OSError: From the file system.
         """
-        with suppress(FileExistsError):
-            os.makedirs(self.path, 0o700)
-            with suppress(PermissionError):  # one may make there, but not read
-                sync_directory(os.path.dirname(self.path))
+        marking.make_directory(self.path)
         self.open()
-
-    def _check(self, fd: int) -> None:
-        entries = set(os.listdir(fd))
-        if MARKER in entries:
-            self._check_marker(fd)
-        elif entries != set(FOLDERS[: len(entries)]):  # nor one half made
-            hint = "is not empty and is not a spool (it has no file .spool)"
-            raise NotASpoolError(self.path, hint)
-        made = False
-        for folder in FOLDERS:
-            if folder not in entries:
-                with suppress(FileExistsError):
-                    os.mkdir(folder, 0o700, dir_fd=fd)
-                    made = True
-        if MARKER not in entries:
-            # Last: a directory that has it has the rest too.
-            write_new(fd, f"tmp/{MARKER}.{os.urandom(4).hex()}", MARKER, MARKER_TEXT)
-            made = True
-        if made:
-            os.fsync(fd)
-
-    def _check_marker(self, fd: int) -> None:
-        marker = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-        try:
-            text = os.read(marker, 4096)
-        finally:
-            os.close(marker)
-        # A version this code does not know is one that it cannot parse either.
-        if b"".join(text.split()) != b"".join(MARKER_TEXT.split()):
-            hint = "was made by a newer spooler, or its file .spool is damaged"
-            raise NotASpoolError(self.path, f"{hint}; this one knows format {FORMAT}")
 
     # -- put --------------------------------------------------------------------
 
@@ -194,6 +173,11 @@ class SpoolDir:
             SpoolUncertain: It is in place, but the last sync failed.
             OSError: From the file system; there is no task then.
         """
+        if self._fd < 0 and self.entry_fd != self._fd:
+            fill = partial(self._fill, name=name, chunks=chunks, durable=durable)
+            own = {"durable": durable, "unnamed": self._tmpfile}
+            members.put(self._door, self.path, name, fill, self.open, **own)
+            return
         fd, hidden = self.write(name, chunks, durable=durable)
         placed = False
         try:
@@ -210,9 +194,12 @@ class SpoolDir:
             raise SpoolUncertain(name.id, error) from error
 
     def write(
-        self, name: Name, chunks: Iterable[bytes], *, durable: bool
+        self, name: Name, chunks: Iterable[bytes], *, durable: bool, sign: bool = True
     ) -> tuple[int, str | None]:
         """Write a task that has no place yet: the first half of ``put``.
+
+        Args:
+            sign: Sign it, if there is a ``signer``: not what somebody else has written.
 
         Returns:
             Its descriptor, and its hidden name if it has one: for ``let_go``.
@@ -224,42 +211,50 @@ class SpoolDir:
         try:
             if self._owner is not None:
                 os.fchown(fd, *self._owner)
-            for chunk in chunks:
-                write_all(fd, chunk)
-            if durable:
-                os.fsync(fd)
-        except BaseException as error:
+            self._fill(fd, name, chunks, durable=durable, sign=sign)
+        except BaseException:
             self.let_go(fd, hidden)
-            if isinstance(error, OSError) and error.filename is None:
-                error.filename = self.path  # write and fsync do not say where
             raise
         return fd, hidden
+
+    def _fill(
+        self,
+        fd: int,
+        name: Name,
+        chunks: Iterable[bytes],
+        *,
+        durable: bool,
+        sign: bool = True,
+    ) -> None:
+        try:
+            signing.write(self.signer if sign else None, fd, name.id, chunks)
+            if durable:
+                os.fsync(fd)
+        except OSError as error:
+            if error.filename is None:
+                error.filename = self.path  # write and fsync do not say where
+            raise
 
     def _open_new(self, folder: str, name: Name) -> tuple[int, str | None]:
         """Open a file without a name, or else a hidden one; return that name too."""
         if self._tmpfile:
             try:
-                return self._open_in(folder, folder, _TMPFILE_FLAGS), None
+                return self._open_in(folder, ".", _TMPFILE_FLAGS), None
             except OSError as error:
                 if error.errno not in _NO_TMPFILE:
                     raise
                 self._tmpfile = False
-        hidden = f"{folder}/.{name}"
-        return self._open_in(folder, hidden, NEW_FLAGS), hidden
+        return self._open_in(folder, f".{name}", NEW_FLAGS), f"{folder}/.{name}"
 
-    def _open_in(self, folder: str, path: str, flags: int) -> int:
-        return self.in_folder(
-            folder, lambda: os.open(path, flags, 0o600, dir_fd=self.fd)
-        )
+    def _open_in(self, folder: str, file: str, flags: int) -> int:
+        def make(at: int, folder: str) -> int:
+            return os.open(folder + file, flags, 0o600, dir_fd=at)
+
+        return self.in_folder(folder, make)
 
     def let_go(self, fd: int, hidden: str | None) -> None:
         """Close what ``write`` returned, and remove its hidden name."""
-        try:
-            os.close(fd)
-        finally:
-            if hidden is not None:
-                with suppress(OSError):  # nobody looks at it; it is swept by age
-                    os.unlink(hidden, dir_fd=self.fd)
+        close_new(self.fd, fd, hidden)
 
     def place(self, fd: int, hidden: str | None, name: Name) -> None:
         """Give what ``write`` returned its name: the second half of ``put``.
@@ -268,12 +263,12 @@ class SpoolDir:
             FileExistsError: There is a task of this name.
             OSError: From the file system; there is no task then.
         """
-        folder = name.folder
-        path = f"{folder}/{name}"
         if hidden is None:
-            self.in_folder(folder, lambda: link_new(self.fd, fd, hidden, path))
+            self.in_folder(
+                name.folder, lambda at, to: link_new(at, fd, hidden, f"{to}{name}")
+            )
         else:  # which keeps its folder from being removed
-            link_new(self.fd, fd, hidden, path)
+            link_new(self.fd, fd, hidden, f"{name.folder}/{name}")
 
     # -- folders ----------------------------------------------------------------
 
@@ -296,12 +291,10 @@ class SpoolDir:
 
     def _mkdir(self, folder: str) -> None:
         with suppress(FileExistsError):
-            os.mkdir(folder, 0o700, dir_fd=self.fd)
-            if self._owner is not None:
-                os.chown(folder, *self._owner, dir_fd=self.fd, follow_symlinks=False)
+            marking.make_folder(self.fd, folder, self._owner)
 
     def in_folder(
-        self, folder: str, act: Callable[[], T], source: str | None = None
+        self, folder: str, act: Callable[[int, str], T], source: str | None = None
     ) -> T:
         """Do something in a minute folder, which is made if it is not there.
 
@@ -309,23 +302,29 @@ class SpoolDir:
         just now for a task that has long been due: then it is made again.
 
         Args:
+            act: Does it. It is given a directory, open, and how the folder is called
+                from there, with a slash at the end: nobody else can change what that
+                means. It may be called several times.
             source: A file that is needed besides; if it is gone, that is the end.
 
         Raises:
             OSError: From the file system.
         """
-        for races in range(RACES_MAX):
-            try:
-                return act()
-            except FileNotFoundError:
-                if source is not None and not self.has(source):
-                    raise
-            except PermissionError as error:
-                # What ext4 says of O_TMPFILE in a directory that is removed just now.
-                if error.errno != errno.EPERM or races >= EPERM_MAX:
-                    raise
-            self.make_folder(folder)
-        return act()
+        return insist_on_folder(
+            lambda: self._act_in(folder, act),
+            lambda: self.make_folder(folder),
+            lambda: source is None or self.has(source),
+        )
+
+    def _act_in(self, folder: str, act: Callable[[int, str], T]) -> T:
+        root = self.fd
+        if self._trusted is None:
+            return act(root, f"{folder}/")
+        fd = members.open_own(root, self.path, folder, self._trusted)
+        try:
+            return act(fd, "")
+        finally:
+            os.close(fd)
 
     def sync_folder(self, name: Name) -> None:
         """Sync the minute folder that holds ``name``.
@@ -345,37 +344,49 @@ class SpoolDir:
             over = True
         if over or folder not in self._synced:
             self.sync(priority)
-            if priority not in FOLDERS:
+            if priority not in marking.FOLDERS:
                 self.sync(".")
             if len(self._synced) >= _SYNCED_MAX:
                 self._synced.clear()
             self._synced.add(folder)
 
     def sync(self, folder: str) -> None:
-        """Sync a directory of the spool.
+        """Sync a directory of the spool; a worker's after those it claimed from.
 
         Raises:
             OSError: From the file system.
         """
-        fd = os.open(folder, DIR_FLAGS, dir_fd=self.fd)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if folder.startswith("running/"):
+            self.sync_left()
+        sync_directory(folder, dir_fd=self.fd)
+
+    def sync_left(self) -> None:
+        """Sync what was claimed from; else btrfs may keep both names of a claim."""
+        left = tuple(self.left)
+        self.left.difference_update(left)
+        self.sync_moved(*left)
 
     def sync_moved(self, *folders: str) -> None:
-        """Sync directories after a move; what fails is only logged.
+        """Sync directories after a move, the old one first; what fails is only logged.
 
-        The move was made, and its caller must not make it again. At worst a power
-        cut undoes it.
+        The caller must not move again. At worst a power cut undoes the move.
         """
         for folder in folders:
             try:
                 self.sync(folder)
-            except FileNotFoundError:
-                continue  # it was the last file there, and a daemon removed it
+            except FileNotFoundError:  # a daemon removed it, when it was empty
+                self.sync_moved(folder.rpartition("/")[0] or ".")
             except OSError as error:
                 log.warning("cannot sync %s in %s: %s", folder, self.path, error)
+
+    def guard(self, folder: str) -> None:
+        """Put away what somebody else has made under the name of a minute folder.
+
+        Raises:
+            OSError: From the file system.
+        """
+        if self._trusted is not None:
+            members.put_away(self.fd, self.path, folder, self._trusted)
 
     def free(self, name: Name, folder: str | None = None) -> Name:
         """Return ``name``, or if there is such a file one that is due a bit later.
@@ -390,12 +401,16 @@ class SpoolDir:
         """
         if not 0 <= name.due_us <= MAX_DUE_US:
             name = name.but(due_us=min(max(name.due_us, 0), MAX_DUE_US))
+        if folder is None:
+            self.guard(name.folder)
         while self.has(f"{folder or name.folder}/{name}"):
             name = name.but(due_us=(name.due_us + 1) % (MAX_DUE_US + 1))
         return name
 
     def move(self, source: str, name: Name, *, durable: bool = True) -> Name:
         """Rename a file of the spool to a native name: the way back to waiting.
+
+        Without room for its minute folder the reserve is used.
 
         Returns:
             The name that it has got: see ``free``.
@@ -405,18 +420,17 @@ class SpoolDir:
             OSError: From the file system. The file is where it was.
         """
         name = self.free(name)
-        target = f"{name.folder}/{name}"
-        self.in_folder(
-            name.folder,
-            lambda: os.rename(source, target, src_dir_fd=self.fd, dst_dir_fd=self.fd),
-            source,
-        )
+
+        def rename(at: int, folder: str) -> None:
+            os.rename(source, f"{folder}{name}", src_dir_fd=self.fd, dst_dir_fd=at)
+
+        insist(self.fd, lambda: self.in_folder(name.folder, rename, source))
         if durable:
+            self.sync_moved(source.rpartition("/")[0] or ".")
             try:
                 self.sync_folder(name)
             except OSError as error:
                 log.warning("cannot sync %s in %s: %s", name.folder, self.path, error)
-            self.sync_moved(source.rpartition("/")[0] or ".")
         return name
 
     # -- lists ------------------------------------------------------------------
@@ -438,15 +452,7 @@ class SpoolDir:
         Raises:
             OSError: From the file system.
         """
-        # Opened anew each time: on NFS a kept descriptor shows an old list.
-        try:
-            fd = os.open(folder, DIR_FLAGS, dir_fd=self.fd)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        try:
-            return os.listdir(fd)
-        finally:
-            os.close(fd)
+        return list_directory(self.fd, folder)
 
     def priorities(self) -> list[int]:
         """Return the priorities that have a folder, most urgent first."""
@@ -456,7 +462,10 @@ class SpoolDir:
     def minutes(self, priority: int) -> list[str]:
         """Return the minute folders of a priority, earliest first."""
         names = self.names(str(priority))
-        return sorted(n for n in names if minute_start_us(n) is not None)
+        found = sorted(n for n in names if minute_start_us(n) is not None)
+        for minute in found if self._trusted is not None else ():
+            self.guard(f"{priority}/{minute}")
+        return found
 
     def waiting(self) -> Iterable[tuple[str, str]]:
         """Yield (folder, name) of all that waits, in no order within a folder.

@@ -5,15 +5,19 @@ Specification: docs/format.md, section 7.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
 
 import filelock
 
+from ..clock import CLOCK
 from ..task import Name
-from .files import NEW_FLAGS, write_all
+from .claims import put_aside
+from .files import NEW_FLAGS
 from .root import SpoolDir
+from .signing import write
 
 LOCK_TIMEOUT = 0.2
 """Seconds to wait for another daemon, which holds the lock for a few milliseconds.
@@ -74,16 +78,28 @@ def is_finished(spool: SpoolDir, task: str, slot_us: int) -> bool:
         OSError: From the file system.
     """
     try:
-        status = os.stat(_record(slot_us, task), dir_fd=spool.fd)
+        path = _record(slot_us, task)
+        status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
     except FileNotFoundError:
         return True
-    if status.st_nlink < 2:
+    if status.st_nlink < 2 or not stat.S_ISREG(status.st_mode):
         return True
+    if _runs(spool, slot_id(task, slot_us)):  # the other two may hold very much
+        return False
     for folder in ("failed", "corrupt"):
         with os.scandir(f"{spool.path}/{folder}") as entries:
             if any(entry.inode() == status.st_ino for entry in entries):
                 return True
     return False
+
+
+def _runs(spool: SpoolDir, task_id: str) -> bool:
+    files = (
+        file
+        for worker in spool.names("running")
+        for file in spool.names(f"running/{worker}")
+    )
+    return any(f".{task_id}." in file for file in files)
 
 
 def begin(spool: SpoolDir, task: str, slot_us: int) -> None:
@@ -106,7 +122,7 @@ def forget(spool: SpoolDir, task: str, *, after_us: int) -> None:
     """
     for slot_us in _slots(spool, task):
         if slot_us > after_us:
-            os.unlink(_record(slot_us, task), dir_fd=spool.fd)
+            _remove(spool, _record(slot_us, task))
     spool.sync("timers")
 
 
@@ -119,7 +135,7 @@ def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
     Args:
         spool: Where.
         name: With the slot as due time and ``slot_id`` as id.
-        data: The bytes of the task file.
+        data: The bytes of the task file, which is signed here if somebody signs.
 
     Raises:
         OSError: From the file system.
@@ -127,20 +143,21 @@ def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
     hidden = f"timers/.{name.due_us:016d}.{name.task}"
     target = f"{name.folder}/{name}"
     with suppress(FileNotFoundError):  # a crash between the two links
-        if os.stat(hidden, dir_fd=spool.fd).st_nlink == 1:
-            os.unlink(hidden, dir_fd=spool.fd)
+        status = os.stat(hidden, dir_fd=spool.fd, follow_symlinks=False)
+        if status.st_nlink == 1 or not stat.S_ISREG(status.st_mode):
+            _remove(spool, hidden)
     with suppress(FileExistsError):
         fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
         try:
-            write_all(fd, data)
+            write(spool.signer, fd, name.id, (data,))
             os.fsync(fd)
         finally:
             os.close(fd)
         try:
             spool.in_folder(
                 name.folder,
-                lambda: os.link(
-                    hidden, target, src_dir_fd=spool.fd, dst_dir_fd=spool.fd
+                lambda at, to: os.link(
+                    hidden, f"{to}{name}", src_dir_fd=spool.fd, dst_dir_fd=at
                 ),
             )
         except FileExistsError:  # a power cut kept the task and lost its record
@@ -151,8 +168,16 @@ def put_slot(spool: SpoolDir, name: Name, data: bytes) -> None:
     os.rename(hidden, record, src_dir_fd=spool.fd, dst_dir_fd=spool.fd)
     for older in _slots(spool, name.task):
         if older < name.due_us:
-            os.unlink(_record(older, name.task), dir_fd=spool.fd)
+            _remove(spool, _record(older, name.task))
     spool.sync("timers")
+
+
+def _remove(spool: SpoolDir, path: str) -> None:
+    """Remove a timer's note, or put aside what somebody made in its place."""
+    try:
+        os.unlink(path, dir_fd=spool.fd)
+    except IsADirectoryError:
+        put_aside(spool, path, "is not a timer's note", CLOCK.now_us())
 
 
 def _record(slot_us: int, task: str) -> str:

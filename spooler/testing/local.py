@@ -21,6 +21,7 @@ from ..clock import CLOCK, SystemClock
 from ..ending import Ending, Endings
 from ..errors import TaskFailed, UsageError
 from ..execution import Execution
+from ..groups import accepted_owners
 from ..handle import Handle
 from ..known import known_of
 from ..moments import Duration, duration
@@ -31,7 +32,6 @@ from ..scheduler import Scheduler
 from ..spooldir import SpoolDir, repair
 from ..spooldir.claims import Claims
 from ..spooldir.recovery import ProcessLock, process_name
-from ..supervisor import accepted_owners
 from ..task import Claim, Name, State
 
 _Put = Callable[[str, bytes, PutOptions], Handle]
@@ -220,7 +220,7 @@ class LocalSpool:
         name = process_name("worker")
         lock = ProcessLock(self._dir, name)
         lock.acquire()
-        owners = sorted(accepted_owners(()))
+        owners = sorted(accepted_owners((), ()))
         settings = WorkerSettings(name, "test", self.path, owners, self._retry)
         claims = Claims(self._dir, name, owners, self.clock)
         recorder = _Recorder(claims, self._retry)

@@ -1,44 +1,15 @@
-"""An ``os`` that kills its process at a call or has the call fail; and what to try."""
+"""What is to be interrupted, and what must be true whatever happened to it."""
 
 import os
 import shutil
-import signal
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import BuiltinFunctionType, FunctionType
-from typing import Any, Final
+from typing import Final
 
 from spooler.errors import SpoolerError, SpoolUncertain
-from spooler.spooldir import (
-    SpoolDir,
-    batches,
-    body,
-    claims,
-    control,
-    dropped,
-    editing,
-    files,
-    followers,
-    keys,
-    kills,
-    limits,
-    owner,
-    pauses,
-    progress,
-    quick,
-    reading,
-    recovery,
-    repair,
-    reports,
-    results,
-    root,
-    runlogs,
-    timers,
-    tracking,
-)
+from spooler.spooldir import SpoolDir, claims, recovery, repair, reports, timers
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped
 from spooler.spooldir.quick import put_quickly
@@ -46,41 +17,8 @@ from spooler.spooldir.recovery import ProcessLock, recover, remove_folder, sweep
 from spooler.task import MINUTE_US, Claim, Name, Outcome, State, Verdict
 from tests.helpers import NOW_US, FakeClock, open_files, real_clock, tasks, tree
 
-MODULES: Final = (
-    batches,
-    body,
-    claims,
-    control,
-    dropped,
-    editing,
-    files,
-    followers,
-    keys,
-    kills,
-    limits,
-    owner,
-    pauses,
-    progress,
-    quick,
-    reading,
-    recovery,
-    repair,
-    reports,
-    results,
-    root,
-    runlogs,
-    timers,
-    tracking,
-)
-PURE: Final = {
-    "fsdecode",
-    "fsencode",
-    "fspath",
-    "geteuid",
-    "getpid",
-    "memfd_create",
-    "urandom",
-}
+from .faults import FatalOS, Fault, die, patched
+
 OWNERS: Final = {os.getuid()}
 DATA: Final = b'{"task":"t","args":{"a":1}}\n' + b"body" * 100
 BAD: Final = b"this is no task\n"
@@ -88,55 +26,6 @@ ID: Final = "8c1f42d09ab3e617"
 LATER_US: Final = NOW_US + 5 * MINUTE_US
 FAILED: Final = Outcome(Verdict.FAIL, "E: it broke", "exception", "Traceback")
 CRASH: Final = Outcome(Verdict.FAIL, "its worker died: signal 9", "crash")
-
-
-class FatalOS:
-    """Counts calls; at the fatal one it kills the process, or raises.
-
-    Args:
-        fatal: The number of that call, from 1; 0 for none.
-        how: ``before`` or ``after`` the call, or the number of an error.
-    """
-
-    def __init__(self, fatal: int, how: str | int) -> None:
-        self.fatal = fatal
-        self.how = how
-        self.calls: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        real = getattr(os, name)
-        if not isinstance(real, BuiltinFunctionType | FunctionType) or name in PURE:
-            return real
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            if len(self.calls) != self.fatal:
-                return real(*args, **kwargs)
-            if isinstance(self.how, int):
-                if name == "close":  # it is closed whatever it says
-                    real(*args, **kwargs)
-                raise OSError(self.how, f"{os.strerror(self.how)} in {name}")
-            if self.how == "after":
-                with suppress(OSError):
-                    real(*args, **kwargs)
-            elif name == "write":
-                real(args[0], args[1][: len(args[1]) // 2])
-            os.kill(os.getpid(), signal.SIGKILL)
-            raise AssertionError("survived SIGKILL")
-
-        return call
-
-
-@contextmanager
-def patched(fatal: FatalOS) -> Iterator[None]:
-    """Have all of spooldir use this ``os``."""
-    for module in MODULES:
-        vars(module)["os"] = fatal
-    try:
-        yield
-    finally:
-        for module in MODULES:
-            vars(module)["os"] = os
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +39,7 @@ class Case:
         counts: How many tasks there may be in the end.
         attempts: How many attempts may be counted in the end.
         final: Where the task is after the operation, as a state; None for gone.
-        data: The bytes of its file.
+        data: The bytes of its file; None for any.
         left: How many tasks there may be after it has raised an error.
         faults: Whether it can be done again after an error.
     """
@@ -162,7 +51,7 @@ class Case:
     counts: frozenset[int] = frozenset({1})
     attempts: frozenset[int] = frozenset({0})
     final: State | None = State.WAITING
-    data: bytes = DATA
+    data: bytes | None = DATA
     left: frozenset[int] = frozenset({1})
     faults: bool = True
 
@@ -215,7 +104,8 @@ def putting(way: str, priority: int = 5, *, durable: bool = True) -> Case:
     def begin(spool: SpoolDir) -> Callable[[], object]:
         spool._tmpfile = way == "unnamed"
         chunks = [DATA[:20], DATA[20:]]
-        return lambda: spool.put(a_name(0, priority), chunks, durable=durable)
+        names = (a_name(0, priority).but(due_us=NOW_US + n) for n in range(10))
+        return lambda: spool.put(next(names), chunks, durable=durable)
 
     where = "" if priority == 5 else ", new priority"
     fast = "" if durable else ", fast"
@@ -291,12 +181,14 @@ def living(spool: SpoolDir) -> Callable[[], object]:
     return act
 
 
-def adopting(folder: str = "5") -> Callable[[SpoolDir], Callable[[], object]]:
+def adopting(
+    folder: str = "5", file: str = "dropped"
+) -> Callable[[SpoolDir], Callable[[], object]]:
     def begin(spool: SpoolDir) -> Callable[[], object]:
         clock = real_clock()
         clock.advance(3600)
         adopter = Dropped(spool, OWNERS, clock)
-        return lambda: adopter.adopt(folder, "dropped", finished=True)
+        return lambda: adopter.adopt(folder, file, finished=True)
 
     return begin
 
@@ -535,6 +427,8 @@ def let_go(spool: SpoolDir) -> None:
         elif isinstance(each, Claims):
             with suppress(OSError):  # an operation may have closed it
                 os.close(each._fd)
+        elif isinstance(each, SpoolDir):
+            each.close()
     keep.clear()
     spool.close()
 
@@ -551,23 +445,6 @@ def kill_at(case: Case, path: Path, fatal: int, how: str) -> None:
     shutil.rmtree(path)
 
 
-def die(begin: Callable[[], Callable[[], object]], fatal: int, how: str) -> None:
-    """Fork a process that dies at a call, and wait for that."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            act = begin()
-            with patched(FatalOS(fatal, how)):
-                act()
-        except BaseException:  # noqa: BLE001 (nothing may leave this process)
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status), f"ended with {status} before call {fatal}"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
 def supervise(spool: SpoolDir) -> None:
     """Do what a supervisor does about the dead."""
     for worker in recovery.processes(spool):
@@ -575,15 +452,20 @@ def supervise(spool: SpoolDir) -> None:
     assert recovery.processes(spool) == []
 
 
-def check(spool: SpoolDir, case: Case) -> None:
-    """Check the promises."""
+def check(spool: SpoolDir, case: Case, *, reasons: bool = True) -> None:
+    """Check the promises.
+
+    Args:
+        reasons: Whether there must be one for each task that was given up: an error
+            while it is written does not keep a task from being given up.
+    """
     other = SpoolDir(spool.path)
     other.open()
     other.close()
     found = tasks(spool)
     assert len(found) in case.counts, found
     for path, data in found.items():
-        assert data == case.data, f"{path} has {len(data)} bytes"
+        assert case.data in (data, None), f"{path} has {len(data)} bytes"
         folder, _, file = path.rpartition("/")
         name = Name.parse(file)
         if folder == "corrupt":
@@ -595,9 +477,8 @@ def check(spool: SpoolDir, case: Case) -> None:
     everything = tree(spool)
     for path in found:
         if path.startswith(("failed/", "corrupt/")):
-            assert everything[f"{path}.why"].endswith(b"}\n"), (
-                "no reason, or half of it"
-            )
+            why = everything.get(f"{path}.why", b"" if reasons else b"}\n")
+            assert why.endswith(b"}\n"), "no reason, or half of it"
 
 
 def assert_swept(spool: SpoolDir, case: Case) -> None:
@@ -616,17 +497,18 @@ def assert_swept(spool: SpoolDir, case: Case) -> None:
     assert sorted(spool.all_names("tmp")) == []
 
 
-def fail_at(case: Case, path: Path, fatal: int, code: int) -> bool:
-    """Have a call fail, check, do it again; return whether an error was raised."""
+def fail_at(case: Case, path: Path, fatal: int, fault: Fault) -> bool:
+    """Have a call go wrong, check, do it again; return whether an error was raised."""
     spool = fresh(case, path)
     act = case.begin(spool)
     before = open_files()
     raised: Exception | None = None
-    with patched(FatalOS(fatal, code)):
+    with patched(FatalOS(fatal, fault)):
         try:
             act()
         except (OSError, SpoolerError) as error:
             raised = error
+    assert fault.code or raised is None, raised
     assert_one_place(spool, case, raised)
     if raised is not None and not isinstance(raised, SpoolUncertain):
         assert isinstance(raised, OSError), repr(raised)
@@ -635,6 +517,11 @@ def fail_at(case: Case, path: Path, fatal: int, code: int) -> bool:
     left = {fd: what for fd, what in open_files().items() if fd not in before}
     assert not left, left
     let_go(spool)
+    supervise(spool)
+    case.again(spool)
+    check(spool, case, reasons=not fault.code)
+    assert_swept(spool, case)
+    spool.close()
     shutil.rmtree(path)
     return raised is not None
 
@@ -648,4 +535,4 @@ def assert_one_place(spool: SpoolDir, case: Case, raised: Exception | None) -> N
         assert states == ([] if case.final is None else [case.final.value]), raised
     else:
         assert len(found) in case.left, (found, raised)
-    assert set(found.values()) <= {case.data}
+    assert case.data is None or set(found.values()) <= {case.data}

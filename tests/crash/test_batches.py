@@ -1,6 +1,5 @@
 """Kill a worker at every system call of a batch's moves, and have each call fail."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -20,7 +19,8 @@ from spooler.task import Claim, Outcome, Verdict, derived_id
 from tests.batches import BATCH_ID, PlainWorker, a_batch
 from tests.helpers import open_files, tree
 
-from .fatal import FatalOS, die, late_clock, patched, supervise
+from .fatal import late_clock, supervise
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync", "function")]
 
@@ -29,7 +29,6 @@ BEGUN = 3
 LINE = b'{"task":"crash_line"}'
 MTIME_NS = 1_700_000_000_000_000_000
 FAILED = Outcome(Verdict.RETRY, "E: it broke", "exception")
-CODES = [errno.ENOSPC, errno.EIO, errno.EMFILE]
 
 
 @pytest.fixture
@@ -164,7 +163,7 @@ def fresh(path: Path) -> SpoolDir:
 def calls_of(case: Case, path: Path) -> list[str]:
     spool = fresh(path)
     held = hold(spool, attempt=case.attempt, opened=case.opened)
-    told = FatalOS(0, "before")
+    told = FatalOS()
     with patched(told):
         case.act(held)
     held.let_go()
@@ -196,7 +195,7 @@ def finish_and_check(spool: SpoolDir, case: Case) -> None:
     spool.close()
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_no_line_is_lost_or_run_too_often_after_a_kill(
     case: Case, how: str, tmp_path: Path
@@ -221,18 +220,18 @@ def test_no_line_is_lost_or_run_too_often_after_a_kill(
         shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("case", [c for c in CASES if c.error], ids=lambda c: c.name)
 def test_a_move_that_failed_can_be_made_again(
-    case: Case, code: int, tmp_path: Path, no_leaks: None
+    case: Case, fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     calls = calls_of(case, tmp_path / "dry")
-    for fatal, call in enumerate(calls, 1):
+    for fatal in points(calls, fault):
         spool = fresh(tmp_path / str(fatal))
         held = hold(spool, attempt=case.attempt, opened=case.opened)
         before = open_files()
         try:
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 try:
                     case.act(held)
                 except OSError:
@@ -247,5 +246,5 @@ def test_a_move_that_failed_can_be_made_again(
             supervise(spool)
             finish_and_check(spool, case)
         except Exception as error:
-            error.add_note(f"call {fatal}, {call}, of {calls}")
+            error.add_note(f"call {fatal}, {calls[fatal - 1]}, of {calls}")
             raise

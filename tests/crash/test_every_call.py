@@ -5,17 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from spooler.spooldir import SpoolDir, root
+from spooler.spooldir import SpoolDir, marking
 from spooler.task import Name
 from tests.helpers import NOW_US, TASK, tasks
 
-from .fatal import CASES, Case, FatalOS, count_calls, die, kill_at, patched
+from .fatal import CASES, Case, count_calls, kill_at
+from .faults import FatalOS, die, every_kill, patched
+from .moves import MORE
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@every_kill
+@pytest.mark.parametrize("case", [*CASES, *MORE], ids=lambda case: case.name)
 def test_no_task_is_lost_or_doubled_by_a_kill(
     case: Case, how: str, tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
@@ -29,7 +31,7 @@ def test_no_task_is_lost_or_doubled_by_a_kill(
     record_property("kill points", len(calls))
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 def test_a_spool_that_was_half_made_is_made_whole(tmp_path: Path, how: str) -> None:
     def begin(path: Path) -> Callable[[], object]:
         spool = SpoolDir(path)
@@ -43,7 +45,7 @@ def test_a_spool_that_was_half_made_is_made_whole(tmp_path: Path, how: str) -> N
         die(lambda path=path: begin(path), fatal, how)  # type: ignore[misc]
         spool = SpoolDir(path)
         spool.create()
-        assert {p.name for p in path.iterdir()} == {".spool", *root.FOLDERS}
+        assert {p.name for p in path.iterdir()} == {".spool", *marking.FOLDERS}
         name = Name(NOW_US, 5, 0, "0" * 16, "t")
         spool.put(name, [TASK], durable=False)
         assert tasks(spool) == {f"{name.folder}/{name}": TASK}

@@ -1,6 +1,5 @@
 """Kill, or have a call fail, while a task with followers ends: each is put once."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -21,25 +20,11 @@ from spooler.spooldir.recovery import ProcessLock, processes, recover
 from spooler.task import MINUTE_US, Name, derived_id
 from tests.helpers import NOW_US, open_files, place, tasks, tree
 
-from .fatal import (
-    CRASH,
-    FAILED,
-    ID,
-    OWNERS,
-    Case,
-    FatalOS,
-    a_name,
-    die,
-    fresh,
-    keep,
-    let_go,
-    patched,
-    path_of,
-)
+from .fatal import CRASH, FAILED, ID, OWNERS, Case, a_name, fresh, keep, let_go, path_of
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
-CODES: Final = [errno.ENOSPC, errno.EACCES, errno.ESTALE]
 FOLLOWERS: Final = (
     Follower("first", {"a": 1}),
     Follower("second", at="+5m", priority=4711, body="text"),
@@ -210,7 +195,7 @@ def finish(spool: SpoolDir, end: End, others: Others) -> None:
 
 def calls_of(end: End, path: Path) -> list[str]:
     spool = fresh(as_case(end), path)
-    fatal = FatalOS(0, "before")
+    fatal = FatalOS()
     act = end.begin(spool)
     with patched(fatal):
         act()
@@ -222,7 +207,7 @@ def as_case(end: End) -> Case:
     return Case(end.name, end.prepare, end.begin)
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
 def test_each_follower_is_put_once_if_its_parent_ended(
     end: End, how: str, tmp_path: Path, record_property: Callable[..., None]
@@ -245,20 +230,20 @@ def test_each_follower_is_put_once_if_its_parent_ended(
     record_property("kill points", len(calls))
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: end.name)
 def test_after_an_error_the_end_can_be_repeated(
-    end: End, code: int, tmp_path: Path, no_leaks: None
+    end: End, fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     calls = calls_of(end, tmp_path / "dry")
-    for fatal, call in enumerate(calls, 1):
+    for fatal in points(calls, fault):
         path = tmp_path / str(fatal)
         spool = fresh(as_case(end), path)
         others = Others()
         act = end.begin(spool)
         before = open_files()
         try:
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 raised = False
                 try:
                     act()
@@ -274,7 +259,7 @@ def test_after_an_error_the_end_can_be_repeated(
             finish(spool, end, others)
             assert_ended(spool, end)
         except (AssertionError, OSError, SpoolerError) as error:
-            error.add_note(f"call {fatal}, {call}, of {calls}")
+            error.add_note(f"call {fatal}, {calls[fatal - 1]}, of {calls}")
             raise
         spool.close()
         shutil.rmtree(path)

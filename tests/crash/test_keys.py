@@ -4,7 +4,6 @@ Whatever happens, no task is lost that was put before, and the key is free or ri
 taken: somebody else can put a task with it, or is told of one that is really there.
 """
 
-import errno
 import os
 import random
 import shutil
@@ -35,12 +34,12 @@ from tests.helpers import (
     wait_until,
 )
 
-from .fatal import FatalOS, adopting, die, late_clock, patched
+from .fatal import adopting, late_clock
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 KEY = key_path("t", "k")
-CODES = [errno.ENOSPC, errno.ESTALE]
 
 
 @pytest.fixture(autouse=True)
@@ -176,7 +175,7 @@ def fresh(case: Case, path: Path) -> SpoolDir:
 
 def count_calls(case: Case, path: Path) -> list[str]:
     spool = fresh(case, path)
-    fatal = FatalOS(0, "before")
+    fatal = FatalOS()
     with patched(fatal):
         case.act(spool)
     check(spool, case, before=bool(tasks(spool)), most=1)
@@ -211,7 +210,7 @@ def check(spool: SpoolDir, case: Case, *, before: bool, most: int) -> None:
     spool.close()
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @EACH
 def test_a_kill_loses_no_task_and_leaves_no_key_taken(
     case: Case, how: str, tmp_path: Path
@@ -231,19 +230,19 @@ def test_a_kill_loses_no_task_and_leaves_no_key_taken(
         shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @EACH
 def test_an_error_loses_no_task_and_leaves_no_key_taken(
-    case: Case, code: int, tmp_path: Path, no_leaks: None
+    case: Case, fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     calls = count_calls(case, tmp_path / "dry")
-    for fatal, call in enumerate(calls, 1):
+    for fatal in points(calls, fault):
         path = tmp_path / str(fatal)
         spool = fresh(case, path)
         waited = set(tasks(spool))
         files = open_files()
         try:
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 try:
                     case.act(spool)
                 except SpoolUncertain:
@@ -254,7 +253,7 @@ def test_an_error_loses_no_task_and_leaves_no_key_taken(
             case.again(spool)
             check(spool, case, before=bool(waited), most=case.most)
         except (AssertionError, OSError) as error:
-            error.add_note(f"{code} at call {fatal}, {call}, of {calls}")
+            error.add_note(f"{fault} at call {fatal}, {calls[fatal - 1]}, of {calls}")
             raise
         shutil.rmtree(path)
 

@@ -1,6 +1,5 @@
 """Kill and fail at every system call of limits and of kills: nothing is stuck."""
 
-import errno
 import os
 import shutil
 import time
@@ -18,26 +17,14 @@ from spooler.spooldir.recovery import recover
 from spooler.task import Outcome, State, Verdict
 from tests.helpers import FakeClock, open_files, real_clock
 
-from .fatal import (
-    ID,
-    OWNERS,
-    Case,
-    FatalOS,
-    count_calls,
-    dead,
-    die,
-    fail_at,
-    kill_at,
-    late_clock,
-    patched,
-)
+from .fatal import ID, OWNERS, Case, count_calls, dead, fail_at, kill_at, late_clock
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
 COUNT = 3
 BOTH = Limits(concurrency=2, rate=f"{COUNT}/h")
 OTHER = Limits(concurrency=2, rate="2/h")
-CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 KILLED = {ID: Outcome(Verdict.FAIL, "an operator had it killed", kills.KILLED)}
 BESIDE = Outcome(Verdict.RELEASE, "its worker was killed for another task")
 
@@ -104,7 +91,7 @@ def fresh(path: Path, prepare: Callable[[SpoolDir], object]) -> SpoolDir:
     return spool
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("case", CASES)
 def test_no_slot_and_no_rate_is_stuck_after_a_kill(
     case: str, how: str, tmp_path: Path
@@ -127,7 +114,7 @@ def calls(case: str, tmp_path: Path) -> list[str]:
     """Return what a case calls undisturbed."""
     prepare, begin, _ = CASES[case]
     spool = fresh(tmp_path / "dry", prepare)
-    fatal = FatalOS(0, "before")
+    fatal = FatalOS()
     act = begin(spool)
     with patched(fatal):
         act()
@@ -136,33 +123,33 @@ def calls(case: str, tmp_path: Path) -> list[str]:
     return fatal.calls
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("case", CASES)
 def test_an_error_holds_nothing(
-    case: str, code: int, tmp_path: Path, no_leaks: None
+    case: str, fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     prepare, begin, before = CASES[case]
-    for fatal in range(1, len(calls(case, tmp_path)) + 1):
+    for fatal in points(calls(case, tmp_path), fault):
         spool = fresh(tmp_path / str(fatal), prepare)
         files = open_files()
         act = begin(spool)
-        with patched(FatalOS(fatal, code)), suppress(OSError):
+        with patched(FatalOS(fatal, fault)), suppress(OSError):
             act()
         assert open_files() == files
         check(spool, before)
         spool.close()
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 def test_an_error_beside_a_held_slot_takes_no_other(
-    code: int, tmp_path: Path, no_leaks: None
+    fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     limits = Limits(concurrency=2)
     for fatal in range(1, 5):
         spool = fresh(tmp_path / str(fatal), nothing)
         permits = Permits(spool)
         first = acquire(permits, limits)
-        with patched(FatalOS(fatal, code)), suppress(OSError):
+        with patched(FatalOS(fatal, fault)), suppress(OSError):
             acquire(permits, limits).release()
         pid = os.fork()
         if pid == 0:  # the other slot is free for others
@@ -250,7 +237,7 @@ RECOVERIES = [
 ]
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("case", RECOVERIES, ids=lambda case: case.name)
 def test_a_kill_in_a_recovery_loses_nothing(
     case: Case, how: str, tmp_path: Path
@@ -259,13 +246,13 @@ def test_a_kill_in_a_recovery_loses_nothing(
         kill_at(case, tmp_path / str(fatal), fatal, how)
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("case", RECOVERIES, ids=lambda case: case.name)
 def test_an_error_in_a_recovery_loses_nothing(
-    case: Case, code: int, tmp_path: Path
+    case: Case, fault: Fault, tmp_path: Path
 ) -> None:
-    for fatal in range(1, len(count_calls(case, tmp_path / "dry")) + 1):
-        fail_at(case, tmp_path / str(fatal), fatal, code)
+    for fatal in points(count_calls(case, tmp_path / "dry"), fault):
+        fail_at(case, tmp_path / str(fatal), fatal, fault)
 
 
 def test_requests_can_be_made_twice_and_forgotten_twice(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Kill, and have fail, every system call of what keeps, removes and sweeps results."""
 
-import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,23 +19,19 @@ from .fatal import (
     FAILED,
     ID,
     Case,
-    FatalOS,
     a_name,
     count_calls,
-    die,
     failed,
     fresh,
     late_clock,
     let_go,
-    patched,
     supervise,
     waits,
     working,
 )
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
-
-CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 
 
 def keep(spool: SpoolDir, *, ok: bool = True, value: object = 1) -> None:
@@ -128,7 +123,7 @@ def promises(spool: SpoolDir, case: Case) -> None:
         assert not visible, "an old failure of a task that waits again"
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.name)
 def test_a_kill_leaves_no_finished_task_without_its_result(
     case: Case, how: str, tmp_path: Path
@@ -156,18 +151,18 @@ def swept(spool: SpoolDir) -> None:
     assert spool.all_names("done") == []
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("case", HERE, ids=lambda case: case.name)
 def test_an_error_leaves_no_finished_task_without_its_result(
-    case: Case, code: int, tmp_path: Path, no_leaks: None
+    case: Case, fault: Fault, tmp_path: Path, no_leaks: None
 ) -> None:
     calls = count_calls(case, tmp_path / "dry")
-    for fatal, call in enumerate(calls, 1):
+    for fatal in points(calls, fault):
         spool = fresh(case, tmp_path / str(fatal))
         act = case.begin(spool)
         before = open_files()
         try:
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 act()
         except OSError:
             promises(spool, case)
@@ -175,7 +170,7 @@ def test_an_error_leaves_no_finished_task_without_its_result(
         try:
             promises(spool, case)
         except AssertionError as error:
-            error.add_note(f"call {fatal}, {call}, of {calls}")
+            error.add_note(f"call {fatal}, {calls[fatal - 1]}, of {calls}")
             raise
         left = {fd: what for fd, what in open_files().items() if fd not in before}
         assert not left, left
@@ -183,7 +178,7 @@ def test_an_error_leaves_no_finished_task_without_its_result(
         shutil.rmtree(spool.path)
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize(
     "case",
     [case for case in CASES if case.name in ("ack", "retry", "fail", "reject")],

@@ -1,6 +1,5 @@
 """Kill at every system call, and an error in each, of what is done with logs."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,7 +14,8 @@ from spooler.spooldir.runlogs import HEAD, LIVE_MAX, TAIL
 from spooler.task import State
 from tests.helpers import NOW_US, open_files, tasks
 
-from .fatal import CRASH, DATA, ID, FatalOS, dead, die, late_clock, patched, waits
+from .fatal import CRASH, DATA, ID, dead, late_clock, waits
+from .faults import FatalOS, Fault, die, every_fault, every_kill, patched, points
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("no_sync")]
 
@@ -90,7 +90,7 @@ def trimming(spool: SpoolDir) -> Callable[[], object]:
 
 
 def calls_of(begin: Callable[[], Callable[[], object]]) -> list[str]:
-    act, told = begin(), FatalOS(0, "before")
+    act, told = begin(), FatalOS()
     with patched(told):
         act()
     return told.calls
@@ -123,7 +123,7 @@ def each_kill(
                 raise
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 def test_a_kept_log_is_whole_or_not_there(
     tmp_path: Path, data: bytes, how: str
@@ -137,7 +137,7 @@ def test_a_kept_log_is_whole_or_not_there(
         assert os.listdir(f"{spool.path}/logs") == []
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("due_us", [NOW_US, None], ids=["retried", "failed"])
 def test_the_log_of_a_dead_worker_survives_the_death_of_who_recovers_it(
@@ -164,7 +164,7 @@ def test_the_log_of_a_dead_worker_survives_the_death_of_who_recovers_it(
         assert os.listdir(f"{spool.path}/logs") == []
 
 
-@pytest.mark.parametrize("how", ["before", "after"])
+@every_kill
 def test_a_progress_is_the_old_one_or_the_new_one(tmp_path: Path, how: str) -> None:
     for spool in each_kill(tmp_path, waits(), reporting, how):
         found = progress.read_progress(spool, ID)
@@ -174,7 +174,6 @@ def test_a_progress_is_the_old_one_or_the_new_one(tmp_path: Path, how: str) -> N
         assert os.listdir(f"{spool.path}/logs") == []
 
 
-CODES = [errno.ENOSPC, errno.EIO, errno.EACCES, errno.EMFILE, errno.ESTALE]
 FAULTS = {
     "take": taking(SMALL),
     "take large": taking(LARGE),
@@ -185,25 +184,25 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 @pytest.mark.parametrize("name", FAULTS)
 def test_an_error_leaves_no_half_log_and_no_open_file(
-    name: str, code: int, tmp_path: Path
+    name: str, fault: Fault, tmp_path: Path
 ) -> None:
     with new(tmp_path / "dry") as spool:
         before = set(open_files())
         calls = calls_of(lambda: FAULTS[name](spool))
         close_all_but(before)
-    for fatal in range(1, len(calls) + 1):
+    for fatal in points(calls, fault):
         with new(tmp_path / str(fatal)) as spool:
             before = set(open_files())
             act = FAULTS[name](spool)
             inside = set(open_files())
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 try:
                     act()
                 except OSError as error:
-                    if error.errno != code:
+                    if error.errno != fault.code:
                         raise
             assert set(open_files()) <= inside, f"call {fatal} of {calls}"
             for data in logs(spool).values():
@@ -219,9 +218,9 @@ def close_all_but(before: set[int]) -> None:
             continue  # of the listing itself
 
 
-@pytest.mark.parametrize("code", CODES, ids=lambda code: errno.errorcode[code])
+@every_fault
 def test_an_error_with_a_log_does_not_keep_a_task_from_being_recovered(
-    code: int, tmp_path: Path
+    fault: Fault, tmp_path: Path
 ) -> None:
     def prepare(spool: SpoolDir) -> None:
         dead(spool)
@@ -230,10 +229,10 @@ def test_an_error_with_a_log_does_not_keep_a_task_from_being_recovered(
     with new(tmp_path / "dry") as spool:
         prepare(spool)
         calls = calls_of(lambda: lambda: runlogs.rescue(spool, "w1"))
-    for fatal in range(1, len(calls) + 1):
+    for fatal in points(calls, fault):
         with new(tmp_path / str(fatal)) as spool:
             prepare(spool)
-            with patched(FatalOS(fatal, code)):
+            with patched(FatalOS(fatal, fault)):
                 runlogs.rescue(spool, "w1")
             assert recover(spool, "w1", lambda name: NOW_US, CRASH)
             assert list(tasks(spool).values()) == [DATA]

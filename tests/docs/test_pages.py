@@ -22,7 +22,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ from pathlib import Path
 import pytest
 
 from ..helpers import FACTOR, wait_until
+from ..users import some_users
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -37,7 +38,13 @@ PAGES = [
     ROOT / "docs/tutorial.md",
     *sorted((ROOT / "docs/howto").glob("*.md")),
 ]
-NEEDS = {"put-from-another-language.md": ("cc", "perl")}
+NEEDS = {
+    "put-from-another-language.md": ("cc", "perl"),
+    "share-a-spool.md": ("runuser",),
+}
+MAKES_USERS = {"share-a-spool.md"}
+"""Pages for root, who makes users: in a copy of /etc that only the page sees."""
+SHELL = ("sh", "-eu")
 LIMIT = 10.0
 FENCE = re.compile(r"^```([a-z]*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,7 +79,9 @@ def missing_lines(expected: str, output: str) -> list[str]:
 class Page:
     """One page's directory and shell."""
 
-    def __init__(self, page: Path, folder: Path) -> None:
+    def __init__(
+        self, page: Path, folder: Path, shell: Sequence[str | Path] = SHELL
+    ) -> None:
         self.page = page
         self.home = folder / "page"
         self.home.mkdir()
@@ -96,7 +105,7 @@ class Page:
         }
         with self.output.open("ab") as output:
             self.shell = subprocess.Popen(
-                ["sh", "-eu"],
+                shell,
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -187,8 +196,10 @@ class Page:
 
 
 @contextmanager
-def opened(page: Path, folder: Path) -> Iterator[Page]:
-    played = Page(page, folder)
+def opened(
+    page: Path, folder: Path, shell: Sequence[str | Path] = SHELL
+) -> Iterator[Page]:
+    played = Page(page, folder, shell)
     try:
         yield played
     finally:
@@ -201,7 +212,14 @@ def test_page_runs(page: Path, tmp_path: Path) -> None:
     for command in NEEDS.get(page.name, ()):
         if shutil.which(command) is None:
             pytest.skip(f"there is no {command} here")
-    with opened(page, tmp_path) as played:
+    if page.name not in MAKES_USERS:
+        with opened(page, tmp_path) as played:
+            played.play()
+        return
+    with (
+        some_users("true") as users,
+        opened(page, users.home, users.enter(*SHELL)) as played,
+    ):
         played.play()
 
 

@@ -34,8 +34,11 @@ def small(box: Box, tmp_path: Path) -> Iterator[Box]:
 
 
 def fill(box: Box) -> list[Path]:
-    """Take all space; return what to remove to have some again."""
+    """Take all space, the reserve's too; return what to remove to have some again."""
     made = [box.spool / "tmp" / "large"]
+    with suppress(FileNotFoundError):
+        for path in (box.spool / ".reserve").iterdir():
+            path.unlink()
     with made[0].open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(b"x" * 4096)
@@ -129,15 +132,21 @@ def test_a_reload_meanwhile_does_not_end_the_daemon(small: Box) -> None:
     assert daemon.end() == 0
 
 
-def test_a_failure_is_recorded_even_without_space_for_the_reason(small: Box) -> None:
+def test_a_failure_waits_for_space_for_its_reason(small: Box) -> None:
     daemon = small.start()
     small.put("gate")
     small.number("pid")
-    small.put("give_up")
+    for _ in range(4):  # more than the gate's file makes room for
+        small.put("give_up")
     made = fill(small)
     small.open()
-    wait_until(small.failed)
+    daemon.wait_for("cannot settle")
+    assert small.running()
     empty(made)
+    wait_until(small.is_empty)
+    names = small.names("failed")
+    assert len(small.failed()) == 4
+    assert all(f"{name}.why" in names for name in small.failed())
     assert daemon.end() == 0
 
 

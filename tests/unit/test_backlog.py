@@ -285,10 +285,9 @@ def test_a_scan_that_failed_is_still_due(
 ) -> None:
     watching.backlog.stale = True
     told = ToldOS()
-    told.fail("open", None, errno.EIO)
+    told.fail("open", errno.EIO)
     with monkeypatch.context() as patch:
-        patch.setattr(root, "os", told)
-        patch.setattr(files, "os", told)
+        patch.setattr(listing_module, "os", told)
         with pytest.raises(OSError, match="Input/output"):
             watching.backlog.scan()
     assert watching.backlog.stale
@@ -529,7 +528,6 @@ def test_an_error_while_a_folder_is_read_has_it_read_again(
         patch.setattr(Listing, "read", read)
         with pytest.raises(OSError, match="Input/output"):
             sliced.take()
-    assert not sliced.backlog.is_reading
     assert sliced.backlog.has_due
     while taken := sliced.run(4):
         found.update(taken)
@@ -549,6 +547,27 @@ def test_a_folder_that_cannot_be_opened_now_is_read_later(
         with pytest.raises(OSError, match="Too many open files"):
             server.backlog.take(9)
     assert server.take() == paths
+
+
+def test_an_error_further_on_forgets_nothing_of_what_was_taken_before(
+    watching: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = path_of(put(watching.spool, make_name(priority=1)))
+    news(watching)
+    watching.events()
+    assert watching.take() == [first]
+    again = path_of(put(watching.spool, make_name(priority=1)))
+    beyond = path_of(put(watching.spool, make_name(priority=7)))
+    news(watching)
+    watching.events()
+    told = ToldOS()
+    told.fail("open", errno.EIO, errno.EIO)
+    with monkeypatch.context() as patch:
+        patch.setattr(listing_module, "os", told)
+        assert watching.backlog.take(9) == [again]
+        with pytest.raises(OSError, match="Input/output"):
+            watching.backlog.take(9)
+    assert watching.take() == [beyond]
 
 
 def test_a_pause_while_a_folder_is_read_holds_for_all_of_it(sliced: Server) -> None:
@@ -963,11 +982,11 @@ def test_a_file_that_is_closed_is_looked_at_at_once(
 def test_some_dropped_files_are_adopted_in_one_go(
     adopting: tuple[Server, FakeClock], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(adopting_module, "ADOPT_MAX", 2)
+    monkeypatch.setattr(adopting_module, "ADOPT_FOR", 0.0)
     server, _ = adopting
-    for number in range(5):
+    for number in range(4):
         place(server.spool, f"5/{number}")
-    assert [len(server.take()) for _ in range(4)] == [2, 2, 1, 0]
+    assert [len(server.take()) for _ in range(5)] == [1, 1, 1, 1, 0]
 
 
 def test_an_error_while_adopting_is_told_and_tried_again(
@@ -1234,7 +1253,7 @@ def test_an_error_of_the_pauses_hands_out_nothing(
     told = ToldOS()
     told.fail("open", errno.EMFILE)
     with monkeypatch.context() as patch:
-        patch.setattr(root, "os", told)
+        patch.setattr(files, "os", told)
         with pytest.raises(OSError, match="Too many"):
             watching.take()
     resume(watching, file)

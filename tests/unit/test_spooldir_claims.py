@@ -23,6 +23,7 @@ from tests.helpers import (
 from spooler.errors import ClaimLostError, CorruptError
 from spooler.spooldir import SpoolDir, claims as module, files, reports, root
 from spooler.spooldir.claims import Claims, give_up, put_aside
+from spooler.spooldir.reserve import fill
 from spooler.task import MAX_ATTEMPT, MAX_DUE_US, Claim, Name, Outcome, Verdict
 
 OWNERS = {os.getuid()}
@@ -92,8 +93,19 @@ def test_a_task_that_is_gone_is_no_error(
     claims: Claims, told: ToldOS, code: int
 ) -> None:
     path = path_of(put(claims.spool))
+    Path(claims.spool.path, path).unlink()
     told.fail("rename", code)
     assert claims.claim(path) is None
+
+
+def test_a_stale_answer_does_not_make_a_task_somebody_elses(
+    claims: Claims, told: ToldOS
+) -> None:
+    path = path_of(put(claims.spool))
+    told.fail("rename", errno.ESTALE)
+    with pytest.raises(OSError, match="Stale"):
+        claims.claim(path)
+    assert claims.claim(path) is not None
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ENOSPC])
@@ -225,8 +237,33 @@ def test_acks_are_due_to_be_synced_a_second_after_the_first(
     assert claims.sync_due() == 0.0
     told.calls.clear()
     claims.sync()
-    assert told.syncs(claims.spool.path) == ["running/w1"]
+    assert told.syncs(claims.spool.path)[-1] == "running/w1"
     assert claims.sync_due() is None
+
+
+def test_what_was_claimed_from_is_synced_before_the_claims(
+    claims: Claims, told: ToldOS
+) -> None:
+    first, second = make_name(), minutes_later(1, make_name())
+    for name in (first, first.but(id="f" * 16), second):
+        take(claims, name)
+    told.calls.clear()
+    claims.sync()
+    *left, own = told.syncs(claims.spool.path)
+    assert (sorted(left), own) == ([first.folder, second.folder], "running/w1")
+    told.calls.clear()
+    claims.sync()
+    assert told.syncs(claims.spool.path) == ["running/w1"]
+
+
+def test_a_folder_that_was_claimed_empty_and_removed_stays_so(
+    claims: Claims, told: ToldOS
+) -> None:
+    claim = take(claims)
+    Path(claims.spool.path, claim.name.folder).rmdir()
+    told.calls.clear()
+    claims.sync()
+    assert told.syncs(claims.spool.path) == ["5", "running/w1"]
 
 
 def test_retry_counts_an_attempt_and_writes_down_why(
@@ -299,14 +336,15 @@ def test_release_does_not_overwrite_a_task_of_the_same_name(claims: Claims) -> N
 
 
 @pytest.mark.parametrize("move", ["retry", "again", "release"])
-def test_the_way_back_syncs_where_it_went_and_whence(
+def test_the_way_back_syncs_whence_it_came_then_where_it_went(
     claims: Claims, told: ToldOS, move: str
 ) -> None:
     claim = take(claims, minutes_later(999, make_name()))
     told.calls.clear()
     SETTLE[move](claims, claim)
     (path,) = tasks(claims.spool)
-    assert told.syncs(claims.spool.path) == [path.rpartition("/")[0], "5", "running/w1"]
+    syncs = [claim.name.folder, "running/w1", path.rpartition("/")[0], "5"]
+    assert told.syncs(claims.spool.path) == syncs
 
 
 def test_fail_keeps_the_task_and_its_history(claims: Claims) -> None:
@@ -332,17 +370,42 @@ def test_fail_writes_its_report_first_and_syncs(claims: Claims, told: ToldOS) ->
     assert len(renames) == 2
     syncs = told.syncs(claims.spool.path)
     assert syncs[0].startswith("failed/.")
-    assert syncs[1:] == ["failed", "running/w1"]
-    assert told.calls.index(f"fsync {claims.spool.path}/failed") > renames[1]
+    assert syncs[1:] == [claim.name.folder, "running/w1", "failed"]
+    assert told.calls.index(f"fsync {claims.spool.path}/running/w1") > renames[1]
 
 
-def test_a_full_disk_does_not_keep_a_task_from_being_given_up(
+def test_a_report_that_cannot_be_written_does_not_keep_a_task_from_being_given_up(
     claims: Claims, told: ToldOS
 ) -> None:
     claim = take(claims)
-    told.fail("write", errno.ENOSPC)
+    told.fail("write", errno.EIO)
     SETTLE["fail"](claims, claim)
     assert list(tree(claims.spool)) == [f"failed/{claim.name.but(attempt=1)}"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_without_room_for_its_report_a_task_waits_to_be_given_up(
+    claims: Claims, told: ToldOS, code: int
+) -> None:
+    claim = take(claims)
+    told.fail("write", code)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        SETTLE["fail"](claims, claim)
+    assert list(tree(claims.spool)) == [f"running/w1/{claim.file}"]
+    SETTLE["fail"](claims, claim)
+    failed = f"failed/{claim.name.but(attempt=1)}"
+    assert sorted(tree(claims.spool)) == [failed, f"{failed}.why"]
+
+
+def test_with_a_reserve_a_full_disk_keeps_no_task_from_being_given_up(
+    claims: Claims, told: ToldOS
+) -> None:
+    claim = take(claims)
+    fill(claims.spool.fd, None)
+    told.fail("write", errno.ENOSPC, errno.ENOSPC)
+    SETTLE["fail"](claims, claim)
+    failed = f"failed/{claim.name.but(attempt=1)}"
+    assert {failed, f"{failed}.why"} <= set(tree(claims.spool))
 
 
 def test_a_lost_fail_leaves_no_report(claims: Claims) -> None:

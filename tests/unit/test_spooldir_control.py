@@ -18,7 +18,7 @@ from tests.helpers import (
 )
 
 from spooler.errors import NotFoundError, UsageError
-from spooler.spooldir import SpoolDir, claims, control, kills, repair, root
+from spooler.spooldir import SpoolDir, claims, control, files, kills, repair, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.repair import Found
 from spooler.task import MINUTE_US, Name, State
@@ -216,12 +216,12 @@ def test_somebody_else_was_first_with_a_held_task(spool: SpoolDir, move: str) ->
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldOS:
     made = ToldOS()
-    for module in (root, control):
+    for module in (root, files, control):
         monkeypatch.setattr(module, "os", made)
     return made
 
 
-def test_hold_syncs_where_it_is_then_where_it_was(
+def test_hold_syncs_where_it_was_then_where_it_is(
     spool: SpoolDir, told: ToldOS
 ) -> None:
     name = waiting(spool)
@@ -229,12 +229,11 @@ def test_hold_syncs_where_it_is_then_where_it_was(
     told.calls.clear()
     control.hold(spool, there)
     assert told.calls.count("rename") == 1
-    assert told.syncs(spool.path) == ["held", name.folder]
+    assert told.syncs(spool.path) == [name.folder, "held"]
     there = found(spool)
     told.calls.clear()
     control.release(spool, there)
-    assert told.syncs(spool.path)[0] == name.folder
-    assert told.syncs(spool.path)[-1] == "held"
+    assert told.syncs(spool.path)[:2] == ["held", name.folder]
     there = found(spool)
     told.calls.clear()
     control.hold(spool, there, durable=False)

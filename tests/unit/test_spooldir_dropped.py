@@ -21,7 +21,7 @@ from tests.helpers import (
     tree,
 )
 
-from spooler.spooldir import SpoolDir, dropped as module, reports
+from spooler.spooldir import SpoolDir, dropped as module, reading, reports
 from spooler.spooldir.dropped import Dropped, Writers, writers
 from spooler.task import Name
 
@@ -301,28 +301,11 @@ def test_what_is_no_regular_file_is_put_aside_and_never_opened(
     assert text in caplog.text
 
 
-def test_a_directory_is_left_and_told_of_once(
-    spool: SpoolDir, dropped: Dropped, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_directory_is_left(spool: SpoolDir, dropped: Dropped) -> None:
     Path(spool.path, "5/x").mkdir()
-    for _ in range(3):
-        assert dropped.adopt("5", "x", finished=True) is False
+    with pytest.raises(IsADirectoryError, match="left where it is"):
+        dropped.adopt("5", "x", finished=True)
     assert Path(spool.path, "5/x").is_dir()
-    assert len(caplog.records) == 1
-    assert "is a directory; left where it is" in caplog.text
-
-
-def test_what_was_told_of_is_remembered_up_to_a_limit(
-    spool: SpoolDir,
-    dropped: Dropped,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(module, "_REPORTED_MAX", 1)
-    for name in ("x", "y"):
-        Path(spool.path, "5", name).mkdir()
-        dropped.adopt("5", name, finished=True)
-    assert len(caplog.records) == 1
 
 
 @ROOT_ONLY
@@ -481,8 +464,9 @@ def test_an_error_of_the_system_never_makes_a_file_corrupt(
     place(spool, "5/x", b"rubbish")
     clock.advance(5)
     told = ToldOS()
-    told.fail(call, code)
-    monkeypatch.setattr(module, "os", told)
+    told.fail(call, code, code)
+    for each in (module, reading):
+        monkeypatch.setattr(each, "os", told)
     with pytest.raises(OSError, match=rf"\[Errno {code}\]"):
         dropped.adopt("5", "x", finished=True)
     assert list(tree(spool)) == ["5/x"]

@@ -192,7 +192,7 @@ def test_a_sync_that_fails_after_publishing_is_only_told(
     staged = stage(spool, FOLDER, make_name(), TWO[:1], "then", END_US)
     told = ToldOS()
     told.fail("fsync", errno.EIO)
-    monkeypatch.setattr(root, "os", told)
+    monkeypatch.setattr(files, "os", told)
     publish(spool, staged)
     assert "cannot sync" in caplog.text
     assert len(tasks(spool)) == 2

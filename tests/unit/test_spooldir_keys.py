@@ -576,7 +576,7 @@ def test_a_dropped_file_may_be_read_only(
 ) -> None:
     drop(spool)
     told = ToldOS()
-    told.fail("open", errno.EACCES, None, errno.EACCES, None)  # to write; to read
+    told.fail("open", None, errno.EACCES, None)  # to read; the key to write, to read
     for module in (owner, keys):
         monkeypatch.setattr(module, "os", told)
     path = adopter(spool)("5/dropped")

@@ -211,3 +211,58 @@ def test_closing_closes_the_descriptor_once(file: BodyFile) -> None:
     file.close()
     with pytest.raises(ValueError, match="closed"):
         file.read(1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+@pytest.mark.parametrize(
+    ("mode", "uid", "gid", "readable"),
+    [
+        (0o600, 65432, 65432, True),
+        (0o060, 65432, 65432, False),
+        (0o600, 1, 65432, False),
+        (0o640, 1, 65432, True),
+        (0o640, 1, 1, False),
+        (0o644, 1, 1, True),
+        (0o604, 1, 65432, False),
+    ],
+)
+def test_a_file_that_is_closed_by_its_mode_is_no_task(
+    spool: SpoolDir, mode: int, uid: int, gid: int, readable: bool
+) -> None:
+    path = place(spool, "5/x")
+    for folder in path.parents[:2]:
+        folder.chmod(0o711)
+    os.chown(path, uid, gid)
+    path.chmod(mode)
+    fd, owners = spool.fd, {1, 65432}
+    os.setegid(65432)
+    os.seteuid(65432)
+    try:
+        if readable:
+            open_task("5/x", owners, dir_fd=fd).close()
+            return
+        with pytest.raises(CorruptError) as caught:
+            open_task("5/x", owners, dir_fd=fd)
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+    assert caught.value.reason == (
+        f"may not be read by uid 65432: it belongs to uid {uid} and gid {gid}, and its"
+        f" mode is {mode:04o}: put it again with mode 0640"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_whose_a_file_is_counts_more_than_its_mode(spool: SpoolDir) -> None:
+    path = place(spool, "5/x")
+    for folder in path.parents[:2]:
+        folder.chmod(0o711)
+    os.chown(path, 1, 1)
+    path.chmod(0o600)
+    fd = spool.fd
+    os.seteuid(65432)
+    try:
+        with pytest.raises(CorruptError, match="its owner, uid 1, may not put tasks"):
+            open_task("5/x", {65432}, dir_fd=fd)
+    finally:
+        os.seteuid(0)

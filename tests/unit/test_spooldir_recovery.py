@@ -21,7 +21,7 @@ from tests.helpers import (
     tree,
 )
 
-from spooler.spooldir import SpoolDir, files, recovery as module, reports, root
+from spooler.spooldir import SpoolDir, batches, files, recovery as module, reports, root
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import (
     ATTEMPTS_MAX_AGE,
@@ -36,7 +36,7 @@ from spooler.spooldir.recovery import (
     remove_folder,
     sweep,
 )
-from spooler.task import Name, Outcome, Verdict
+from spooler.task import BATCH, Name, Outcome, Verdict, derived_id
 
 CRASH = Outcome(Verdict.FAIL, "its worker died: signal 9", "crash")
 RELEASE = Outcome(Verdict.RELEASE, "the daemon stopped")
@@ -214,6 +214,32 @@ def test_recover_after_a_drain_counts_nothing(spool: SpoolDir) -> None:
     assert tree(spool) == {path_of(name): TASK}
 
 
+def test_recover_leaves_one_name_where_a_power_cut_left_both(spool: SpoolDir) -> None:
+    name = make_name(attempt=1)
+    dead(spool, name)
+    path = Path(spool.path, path_of(name))
+    path.parent.mkdir(exist_ok=True)
+    path.hardlink_to(Path(spool.path, "running/w1", str(name)))
+    assert recover(spool, "w1", never, CRASH) == [Recovered(name, name.due_us)]
+    assert tree(spool) == {path_of(name): TASK}
+    assert path.stat().st_nlink == 1
+
+
+@pytest.mark.parametrize(("done", "stays"), [(0, False), (3, False), (4, True)])
+def test_recover_discards_a_line_that_its_batch_still_has(
+    spool: SpoolDir, done: int, stays: bool
+) -> None:
+    batch = make_name(task=BATCH)
+    line = make_name(id=derived_id(batch.id, 3))
+    dead(spool, batch, line, other := make_name())
+    if done:
+        found = batches.Range(done, 9, batch.id, between=True)
+        place(spool, f"batches/{batch.id}", found.encode())
+    recover(spool, "w1", never, RELEASE)
+    left = {Name.parse(path.rpartition("/")[2]) for path in tasks(spool)}
+    assert left - {None} == {batch, other, *([line] if stays else [])}
+
+
 def test_recover_syncs_what_it_moved(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -223,7 +249,7 @@ def test_recover_syncs_what_it_moved(
     monkeypatch.setattr(root, "os", told)
     monkeypatch.setattr(files, "os", told)
     recover(spool, "w1", never, RELEASE)
-    assert told.syncs(spool.path) == [name.folder, "5", "running/w1"]
+    assert told.syncs(spool.path)[-3:] == ["running/w1", name.folder, "5"]
 
 
 def test_recover_puts_aside_what_is_no_task(spool: SpoolDir) -> None:
@@ -264,22 +290,24 @@ def test_recover_may_be_repeated(spool: SpoolDir) -> None:
     assert tree(spool) == before
 
 
-def test_recover_goes_on_where_an_error_stopped_it(
+def test_recover_goes_on_after_an_error_and_again_where_it_was(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead(spool, make_name(), make_name(), make_name())
     spool.make_folder(make_name(LATER_US).folder)
+    told_of: list[object] = []
     told = ToldOS()
     told.fail("rename", None, errno.ENOSPC)
     with monkeypatch.context() as patch:
         patch.setattr(root, "os", told)
         patch.setattr(files, "os", told)
         with pytest.raises(OSError, match="No space"):
-            recover(spool, "w1", later, CRASH)
+            recover(spool, "w1", later, CRASH, tell=told_of.append)
+    assert len(told_of) == 2
     assert len(tasks(spool)) == 3
     found = recover(spool, "w1", later, CRASH)
     assert found is not None
-    assert len(found) == 2
+    assert len(found) == 1
     assert len(tasks(spool)) == 3
     assert traces(spool) == []
 

@@ -226,11 +226,11 @@ def test_the_newest_failures_come_first(spool: SpoolDir) -> None:
     assert [each.name for each in found] == [names[3], names[2], names[1]]
 
 
-def test_dropped_files_are_counted_and_directories_are_not(spool: SpoolDir) -> None:
+def test_dropped_files_are_told_and_directories_are_not(spool: SpoolDir) -> None:
     for path in ("x", "123", ".x", "x.tmp", "5/y", "5/20261120T2101/z"):
         place(spool, path)
-    assert repair.dropped(spool, ".") == 2
-    assert repair.dropped(spool, "5") == 1
+    assert sorted(repair.dropped(spool, ".")) == ["123", "x"]
+    assert repair.dropped(spool, "5") == ["y"]
 
 
 def test_many_moves_are_synced_at_once(

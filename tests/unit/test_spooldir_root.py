@@ -24,7 +24,7 @@ from tests.helpers import (
 )
 
 from spooler.errors import NotASpoolError, SpoolUncertain
-from spooler.spooldir import SpoolDir, files, root
+from spooler.spooldir import SpoolDir, files, marking, root
 from spooler.task import MAX_DUE_US
 
 WAYS = pytest.mark.parametrize("way", ["unnamed", "hidden"])
@@ -33,8 +33,8 @@ WAYS = pytest.mark.parametrize("way", ["unnamed", "hidden"])
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldOS:
     told = ToldOS()
-    monkeypatch.setattr(root, "os", told)
-    monkeypatch.setattr(files, "os", told)
+    for module in (root, marking, files):
+        monkeypatch.setattr(module, "os", told)
     return told
 
 
@@ -111,7 +111,7 @@ def test_an_empty_directory_becomes_a_spool(tmp_path: Path) -> None:
     with closing(SpoolDir(tmp_path)) as spool:
         spool.open()
     made = {path.name for path in tmp_path.iterdir()}
-    assert made == {".spool", *root.FOLDERS}
+    assert made == {".spool", *marking.FOLDERS}
     assert (tmp_path / ".spool").read_bytes() == b'{"format": 1}\n'
     assert not list((tmp_path / "tmp").iterdir())
 
@@ -125,7 +125,7 @@ def test_a_new_spool_is_its_owners_alone(spool: SpoolDir) -> None:
 def test_the_marker_comes_last_and_all_is_synced(tmp_path: Path, told: ToldOS) -> None:
     with closing(SpoolDir(tmp_path / "s")) as spool:
         spool.create()
-    assert told.calls.count("mkdir") == len(root.FOLDERS)
+    assert told.calls.count("mkdir") == 1 + len(marking.FOLDERS)
     last = len(told.calls) - told.calls[::-1].index("mkdir")
     assert told.calls.index("rename") >= last
     assert told.syncs(spool.path)[-1] == "."
@@ -133,13 +133,13 @@ def test_the_marker_comes_last_and_all_is_synced(tmp_path: Path, told: ToldOS) -
     assert told.syncs(spool.path)[1].startswith("tmp/.spool.")
 
 
-@pytest.mark.parametrize("count", range(1, len(root.FOLDERS) + 1))
+@pytest.mark.parametrize("count", range(1, len(marking.FOLDERS) + 1))
 def test_open_finishes_what_a_crash_left_half_made(tmp_path: Path, count: int) -> None:
-    for folder in root.FOLDERS[:count]:
+    for folder in marking.FOLDERS[:count]:
         (tmp_path / folder).mkdir()
     with closing(SpoolDir(tmp_path)) as spool:
         spool.open()
-    assert {p.name for p in tmp_path.iterdir()} == {".spool", *root.FOLDERS}
+    assert {p.name for p in tmp_path.iterdir()} == {".spool", *marking.FOLDERS}
 
 
 def test_open_makes_a_folder_that_is_missing(spool: SpoolDir) -> None:
@@ -174,6 +174,26 @@ def test_making_a_spooldir_touches_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_create_lets_nobody_else_write_into_what_it_makes(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with closing(SpoolDir(tmp_path / "a/b/c")) as spool:
+            spool.create()
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / each).stat().st_mode & 0o777 for each in ("a", "a/b", "a/b/c")]
+    assert modes == [0o755, 0o755, 0o700]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_a_spool_belongs_to_the_owner_of_its_directory(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    with closing(SpoolDir(tmp_path)) as spool:
+        spool.open()
+    for path in tmp_path.iterdir():
+        assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346), path
+
+
 def test_create_makes_the_parents(tmp_path: Path, no_leaks: None) -> None:
     with closing(SpoolDir(tmp_path / "a/b/c")) as spool:
         spool.create()
@@ -191,7 +211,7 @@ def test_an_error_while_creating_leaks_nothing_and_can_be_repeated(
         spool.create()
     assert spool._fd == -1
     spool.create()
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {".spool", *root.FOLDERS}
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {".spool", *marking.FOLDERS}
     assert not list((tmp_path / "s/tmp").iterdir())
     spool.close()
 
@@ -577,13 +597,13 @@ def test_move_renames_and_syncs_both_folders(spool: SpoolDir, told: ToldOS) -> N
     name = make_name()
     assert spool.move("failed/x", name) == name
     assert tree(spool) == {path_of(name): TASK}
-    assert told.syncs(spool.path) == [name.folder, "5", "failed"]
+    assert told.syncs(spool.path) == ["failed", name.folder, "5"]
 
 
 def test_move_from_the_root_syncs_the_root(spool: SpoolDir, told: ToldOS) -> None:
     place(spool, "x")
     spool.move("x", make_name())
-    assert told.syncs(spool.path)[-1] == "."
+    assert told.syncs(spool.path)[0] == "."
 
 
 def test_move_without_durability_syncs_nothing(spool: SpoolDir, told: ToldOS) -> None:
@@ -702,7 +722,7 @@ def test_a_folder_that_is_removed_again_and_again_is_made_again(
     name = make_name()
     left = [3]
 
-    def act() -> str:
+    def act(*_: object) -> str:
         if left[0]:
             left[0] -= 1
             Path(spool.path, name.folder).rmdir() if spool.has(name.folder) else None
@@ -739,7 +759,7 @@ def test_not_permitted_is_believed_when_it_is_said_again(
 ) -> None:
     made = []
 
-    def act() -> None:
+    def act(*_: object) -> None:
         made.append(1)
         if len(made) <= times:
             raise PermissionError(number, "not permitted")

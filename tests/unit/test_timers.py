@@ -400,6 +400,60 @@ def test_a_clock_that_was_set_back_puts_no_slot_twice(
     assert due(spool) == [NOW_US + 2 * MINUTE_US]
 
 
+def set_back(timer: Scheduler, clock: FakeClock, spool: SpoolDir) -> list[int]:
+    """Put and finish a slot, set the clock back by an hour, put what is due then."""
+    timer.put_due()
+    clock.advance(60)
+    timer.put_due()
+    finish(spool)
+    clock.set(clock.now_us() - 3600 * 1_000_000)
+    timer.put_due()
+    clock.advance(60)
+    timer.put_due()
+    return due(spool)
+
+
+@pytest.mark.parametrize("line", [None, "* * * * *", "*/1 * * * *"])
+def test_a_timer_with_a_pace_goes_on_when_the_clock_was_set_back(
+    spool: SpoolDir, clock: FakeClock, line: str | None
+) -> None:
+    one = known() if line is None else known(interval=None, cron=CronLine(line))
+    found = set_back(scheduler(spool, clock, one), clock, spool)
+    assert found == [NOW_US - 58 * MINUTE_US]
+
+
+def test_a_timer_that_names_times_waits_when_the_clock_was_set_back(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    line = ",".join(str(minute) for minute in range(60)) + " 0-23 * * *"
+    one = known(interval=None, cron=CronLine(line))
+    assert set_back(scheduler(spool, clock, one), clock, spool) == []
+    clock.set(NOW_US + 2 * MINUTE_US)
+    scheduler(spool, clock, one).put_due()
+    assert due(spool) == [NOW_US + 2 * MINUTE_US]
+
+
+def test_a_timer_whose_task_runs_waits_though_the_clock_was_set_back(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    timer = scheduler(spool, clock)
+    timer.put_due()
+    clock.advance(60)
+    timer.put_due()
+    [(folder, file)] = spool.waiting()
+    running = Path(spool.path, folder, file).rename(Path(spool.path).parent / file)
+    for _ in range(3):
+        clock.set(clock.now_us() - 3600 * 1_000_000)
+        timer.put_due()
+        assert due(spool) == []
+    running.unlink()
+    clock.advance(60)
+    timer.put_due()  # it begins anew
+    clock.advance(60)
+    timer.put_due()
+    assert len(due(spool)) == 1
+
+
 def test_a_cron_line_is_put_like_an_interval(spool: SpoolDir, clock: FakeClock) -> None:
     timer = scheduler(spool, clock, known(interval=None, cron=CronLine("5 * * * *")))
     timer.put_due()

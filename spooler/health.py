@@ -1,0 +1,188 @@
+"""Whether work makes progress: what ``spool health`` answers.
+
+Cheap enough to be asked every few seconds: it lists the oldest folder with a due task,
+and ``running/``, ``failed/`` and ``corrupt/``; it opens no task.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, TypedDict
+
+from .clock import CLOCK, Clock
+from .logs import escape
+from .spooldir import SpoolDir, pauses
+from .spooldir.repair import dropped
+from .status import living
+from .task import Name, iso, minute_start_us
+
+BEHIND_US: Final = 60_000_000
+"""A task that was put, or kicked, so long after the moment in its name has not waited
+since then: the others of its folder are looked at, too."""
+
+LOOKED_AT: Final = 1000
+"""How many tasks of a folder are looked at, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What still counts as healthy.
+
+    Attributes:
+        max_age: Seconds for which a due task may have waited, or a dropped file.
+        max_idle: Seconds for which nothing may have been claimed or finished while a
+            task is due and a worker is free.
+        max_failed: How many tasks may have failed; None for any number.
+        max_corrupt: How many files may be corrupt; None for any number.
+    """
+
+    max_age: float = 300.0
+    max_idle: float = 60.0
+    max_failed: int | None = 0
+    max_corrupt: int | None = 0
+
+
+class Health(TypedDict):
+    """What ``spool health --json`` prints (docs/reference/spool.md)."""
+
+    spool: str
+    healthy: bool
+    problems: list[str]
+    daemons: int
+    workers: int
+    running: int
+    oldest: str | None
+    moved: str | None
+    failed: int
+    corrupt: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Waits:
+    """The task that has waited longest.
+
+    Attributes:
+        since_us: Since when it could have run.
+    """
+
+    name: Name
+    since_us: int
+
+
+def health(spool: SpoolDir, bounds: Bounds, clock: Clock = CLOCK) -> Health:
+    """Look whether work makes progress.
+
+    Raises:
+        OSError: From the file system.
+    """
+    now_us = clock.now_us()
+    kinds = [each.get("kind") for each in living(spool)]
+    workers = spool.names("running")
+    held = {worker: len(spool.names(f"running/{worker}")) for worker in workers}
+    oldest = _oldest(spool, now_us)
+    moved_us = _moved_us(spool, workers)
+    failed = sum(not name.endswith(".why") for name in spool.names("failed"))
+    corrupt = sum(not name.endswith(".why") for name in spool.names("corrupt"))
+    problems = []
+    if "daemon" not in kinds:
+        problems.append("no daemon serves it: start spoold")
+    problems += _late(oldest, moved_us, held, bounds, now_us)
+    problems += _not_adopted(spool, bounds, now_us)
+    for count, most, word in (
+        (failed, bounds.max_failed, "failed"),
+        (corrupt, bounds.max_corrupt, "corrupt"),
+    ):
+        if most is not None and count > most:
+            more = f", more than {most}" if most else ""
+            problems.append(f"{count} {word}{more}: see `spool ls {word}`")
+    return {
+        "spool": spool.path,
+        "healthy": not problems,
+        "problems": problems,
+        "daemons": kinds.count("daemon"),
+        "workers": kinds.count("worker"),
+        "running": sum(held.values()),
+        "oldest": None if oldest is None else iso(oldest.since_us),
+        "moved": None if moved_us is None else iso(moved_us),
+        "failed": failed,
+        "corrupt": corrupt,
+    }
+
+
+def _late(
+    oldest: _Waits | None,
+    moved_us: int | None,
+    held: dict[str, int],
+    bounds: Bounds,
+    now_us: int,
+) -> Iterator[str]:
+    if oldest is None:
+        return
+    waited = (now_us - oldest.since_us) / 1e6
+    what = f"task {oldest.name.id} ({escape(oldest.name.task)})"
+    if waited > bounds.max_age:
+        yield f"{what} has been due for {waited:.0f} s, and was not begun"
+    is_free = not held or not all(held.values())
+    still = (now_us - max(moved_us or 0, oldest.since_us)) / 1e6
+    if is_free and still > bounds.max_idle:
+        yield f"nothing was begun or finished for {still:.0f} s, though {what} is due"
+
+
+def _not_adopted(spool: SpoolDir, bounds: Bounds, now_us: int) -> Iterator[str]:
+    """Tell of dropped files that nobody has taken."""
+    count = 0
+    for folder in (".", *map(str, spool.priorities())):
+        for file in dropped(spool, folder):
+            status = spool.status(f"{folder}/{file}")
+            if status is not None:
+                count += now_us - status.st_ctime_ns // 1000 > bounds.max_age * 1e6
+    if count:
+        text = "dropped more than {:g} s ago and not adopted: see the daemon's log"
+        yield f"{count} {text.format(bounds.max_age)}"
+
+
+def _moved_us(spool: SpoolDir, workers: list[str]) -> int | None:
+    """Return when a task was last claimed or finished by a worker that is here."""
+    found = [spool.status(f"running/{worker}") for worker in workers]
+    return max((each.st_mtime_ns // 1000 for each in found if each), default=None)
+
+
+def _oldest(spool: SpoolDir, now_us: int) -> _Waits | None:
+    """Return the due task that has waited longest, of those that are not paused."""
+    read = pauses.read(spool)
+    paused = pauses.together(each for each in read if not each.is_over(now_us))
+    if paused.everything:
+        return None
+    found = []
+    for number in spool.priorities():
+        if number in paused.priorities:
+            continue
+        for minute in spool.minutes(number):
+            if (minute_start_us(minute) or 0) > now_us:
+                break
+            first = _oldest_in(spool, f"{number}/{minute}", paused.tasks, now_us)
+            if first is not None:
+                found.append(first)
+                break
+    return min(found, default=None, key=lambda each: each.since_us)
+
+
+def _oldest_in(
+    spool: SpoolDir, folder: str, paused: Collection[str], now_us: int
+) -> _Waits | None:
+    found: list[_Waits] = []
+    with suppress(PermissionError):
+        for file in sorted(spool.names(folder)):
+            name = Name.parse(file)
+            if name is None or name.task in paused:
+                continue
+            if name.due_us > now_us or len(found) >= LOOKED_AT:
+                break
+            status = spool.status(f"{folder}/{file}")
+            if status is None:  # somebody has claimed it just now
+                continue
+            since_us = max(name.due_us, status.st_ctime_ns // 1000)
+            found.append(_Waits(name, since_us))
+            if since_us - name.due_us < BEHIND_US:
+                break
+    return min(found, default=None, key=lambda each: each.since_us)
