@@ -1,8 +1,8 @@
 """Files that others dropped into one spool: when each is to be looked at.
 
-There may be very many that are no tasks. So a look takes only some milliseconds, the
-oldest and the newest take turns (a good one that comes now need not wait for all that
-came before), and what cannot be adopted now is looked at ever more seldom.
+There may be very many that are no tasks. So a look takes only some milliseconds; of
+many, the oldest and the newest take turns (a good one that comes now need not wait for
+all that came before); and what cannot be adopted now is looked at ever more seldom.
 """
 
 import logging
@@ -17,9 +17,13 @@ from .clock import Clock
 from .logs import escape
 from .spooldir.dropped import Dropped
 
-ADOPT_FOR: Final = 0.001
+ADOPT_FOR: Final = 0.005
 """Seconds for which dropped files are looked at in one go, so that tasks need not wait,
 and workers are handed names often enough."""
+
+MANY: Final = 100
+"""Files that are worked off in the order in which they were found; that of their
+priorities, where a daemon finds them at its start."""
 
 LOOK_AGAIN: Final = 1.0
 """Seconds until a dropped file that was not ready is looked at again."""
@@ -113,8 +117,8 @@ class Adopting:
         self._find_again(now)
         adopted = []
         while self._new:
+            self._takes_newest = not self._takes_newest and len(self._new) > MANY
             key, whole = self._new.popitem(last=self._takes_newest)
-            self._takes_newest = not self._takes_newest
             result = self._adopt(key, whole=whole)
             if isinstance(result, str):
                 adopted.append(result)

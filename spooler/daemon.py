@@ -109,6 +109,7 @@ class Daemon:
                 spool.signer.look()
             self._look_who_could_use(spool)
             spool.open()
+            self._look_whose(spool)
             if not lock.acquire(timeout=5.0):
                 raise UsageError(f"{spool.path}: cannot take the lock of {name}")
             set_limits(
@@ -180,6 +181,21 @@ class Daemon:
             if found.grave and not self._settings.insecure:
                 raise UsageError(f"{found.text}. Or use --insecure")
             log.warning("insecure %s", escape(found.text))
+
+    def _look_whose(self, spool: SpoolDir) -> None:
+        """Refuse to be root on another user's spool, unless his tasks are accepted.
+
+        What root puts there is given to that user: so would be what its tasks put.
+
+        Raises:
+            UsageError: They are not.
+        """
+        uid = None if spool.owner is None else spool.owner[0]
+        if uid is not None and uid not in self._owners:
+            raise UsageError(
+                f"{spool.path}: belongs to uid {uid}: run spoold as that user, or with"
+                f" --allow-uid {uid}, and his tasks run as root"
+            )
 
     def _try_to_start_template(self) -> Forker | None:
         try:

@@ -103,7 +103,7 @@ class Slices:
             raise
         if look.listing.is_over:
             del self._looks[path]
-        for name in found:
+        for name in sorted(found, key=_in_order):
             if name[0] != "." and not name.endswith(".tmp"):
                 look.on_name(name)
         if look.listing.is_over and look.again:
@@ -198,3 +198,8 @@ class Slices:
             else:  # not claimed yet, or back again: nobody may tell us later
                 folder.returned.add(name)
         return names
+
+
+def _in_order(name: str) -> tuple[int, str]:
+    """Return what sorts names so that priorities come as numbers do."""
+    return len(name), name

@@ -104,9 +104,13 @@ class ProcessLock:
     def remove(self) -> None:
         """Remove the process's files, the lock file last, and let go of it."""
         try:
-            for suffix in (".json", ".lock"):
+            for path in (f"workers/{self.name}.json", f"workers/{self.name}.lock"):
                 with suppress(FileNotFoundError):
-                    os.unlink(f"workers/{self.name}{suffix}", dir_fd=self._spool.fd)
+                    try:
+                        os.unlink(path, dir_fd=self._spool.fd)
+                    except IsADirectoryError:  # somebody else's: it must not stay
+                        reason = "is no file of a process"
+                        put_aside(self._spool, path, reason, CLOCK.now_us())
         finally:
             self._lock.release()
 

@@ -294,7 +294,7 @@ def test_the_order_of_calls_lets_no_power_cut_double_a_follower(
     calls = calls_of(ENDS[0], tmp_path / "dry")
     moves = [call for call in calls if call in ("write", "fsync", "unlink", "rename")]
     written = ["unlink", "write", "fsync"]  # the first call is for an earlier try
-    staged = [*written, *written, "fsync"]
+    staged = ["fsync", *written, *written, "fsync"]  # first what it was claimed from
     parent = ["unlink", "unlink", "fsync"]  # with its list of attempts
-    assert moves[:11] == [*staged, *parent, "rename"]
+    assert moves[:12] == [*staged, *parent, "rename"]
     assert moves[-1] == "fsync"

@@ -7,9 +7,9 @@ One convention, by what stands after the three backticks:
 * ``python``: run by ``python`` in that directory.
 * ``sh``: run by the page's shell. All such blocks of a page are given to one shell, in
   order, so that variables and background processes go on; one that fails ends the page.
-* ``text``: what is printed. Each of its lines must come after the block before it was
-  begun, in any order; ``…`` stands for any text, spaces for any spaces. So a page waits
-  for a fact by showing it.
+* ``text``: what is printed. Each of its lines must come, in any order, after the first
+  block was begun since the last such text; ``…`` stands for any text, spaces for any
+  spaces. So a page waits for a fact by showing it.
 * anything else (``ini``, ``console``, ``toml``, nothing): only shown.
 
 The installed commands are on the PATH. When a page is over its daemons get SIGTERM, and
@@ -158,7 +158,7 @@ class Page:
         self.wait(shown, f"for {block.text!r}", block)
 
     def play(self) -> None:
-        begin = 0
+        begin, is_told = 0, True
         for number, block in enumerate(blocks(self.page)):
             if block.file is not None:
                 path = self.home / block.file
@@ -166,9 +166,11 @@ class Page:
                 path.write_text(block.text, encoding="utf-8")
                 path.chmod(0o755)
             elif block.language in ("sh", "python"):
-                begin = self.run(number, block)
+                begun = self.run(number, block)
+                begin, is_told = begun if is_told else begin, False
             elif block.language == "text":
                 self.expect(block, begin)
+                is_told = True
 
     def processes(self) -> list[int]:
         """Return the processes that this page has started and that live."""

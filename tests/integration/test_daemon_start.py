@@ -204,6 +204,9 @@ def test_each_option_is_read_from_the_environment(box: Box, name: str) -> None:
 
 def test_the_environment_does_what_the_options_do(box: Box) -> None:
     box.put("about")
+    key = box.out / "key"
+    key.write_text("0123456789abcdef" * 4)
+    key.chmod(0o600)
     env = {
         "SPOOLER_DIR": str(box.spool),
         "SPOOLER_IMPORT": "tasks",
@@ -227,6 +230,13 @@ def test_the_environment_does_what_the_options_do(box: Box) -> None:
         "SPOOLER_BACKOFF": "1.5",
         "SPOOLER_BACKOFF_MAX": "2",
         "SPOOLER_JITTER": "0",
+        "SPOOLER_ALLOW_GROUP": "root",
+        "SPOOLER_INSECURE": "1",
+        "SPOOLER_KEY_FILE": str(key),
+        "SPOOLER_REQUIRE_SIGNATURE": "0",
+        "SPOOLER_MAX_WAITING": "1000",
+        "SPOOLER_MIN_FREE": "1M",
+        "SPOOLER_MIN_FREE_INODES": "10",
         "SPOOLER_LOG_LEVEL": "debug",
         "SPOOLER_LOG_JSON": "1",
     }

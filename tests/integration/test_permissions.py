@@ -177,3 +177,12 @@ def test_root_is_warned_of_a_spool_of_another_user(box: Box) -> None:
     daemon = box.burst("--allow-uid", str(STRANGER))
     box.wait_lines("x")
     assert daemon.says(f"insecure {box.spool}: belongs to uid {STRANGER}, whose tasks")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
+def test_root_does_not_serve_a_spool_of_another_user_unasked(box: Box) -> None:
+    os.chown(box.spool, STRANGER, STRANGER)
+    daemon = box.launch(box.command())
+    assert daemon.wait() == 78
+    assert daemon.says(f"{box.spool}: belongs to uid {STRANGER}: run spoold as that")
+    assert "Traceback" not in daemon.text()

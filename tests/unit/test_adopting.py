@@ -54,12 +54,21 @@ def find(adopting: Adopting, count: int, first: int = 0) -> None:
         adopting.find("5", str(number))
 
 
-def test_the_oldest_and_the_newest_take_turns(
+def test_of_many_the_oldest_and_the_newest_take_turns(
     adopting: Adopting, answers: Answers
 ) -> None:
+    find(adopting, module.MANY + 4)
+    adopting.adopt_some()
+    last = module.MANY + 3
+    newest, oldest = answers.looks[:4:2], answers.looks[1:4:2]
+    assert newest == [str(last), str(last - 1)]
+    assert [*oldest, *answers.looks[4:]] == [str(n) for n in range(last - 2)]
+
+
+def test_few_are_taken_in_order(adopting: Adopting, answers: Answers) -> None:
     find(adopting, 5)
     adopting.adopt_some()
-    assert answers.looks == ["0", "4", "1", "3", "2"]
+    assert answers.looks == ["0", "1", "2", "3", "4"]
 
 
 def test_a_look_takes_only_so_long(
