@@ -179,6 +179,7 @@ class Flood:
             else:
                 figures.dropped = max(figures.dropped, waited)
         Event().wait(2.0)  # what was counted is told by then
+        wait_until(lambda: self._is_over(daemon))  # the first look at each
         before = cpu_seconds(daemon.pid)
         Event().wait(IDLE)
         figures.idle = (cpu_seconds(daemon.pid) - before) / IDLE * 100
@@ -187,6 +188,12 @@ class Flood:
         names = os.listdir(self._box.spool / "corrupt")
         figures.kept = sum(not name.endswith(".why") for name in names)
         return figures
+
+    def _is_over(self, daemon: Spoold) -> bool:
+        """Tell whether for a second it needs little: else the limit finds it busy."""
+        before = cpu_seconds(daemon.pid)
+        Event().wait(1.0)
+        return cpu_seconds(daemon.pid) - before < 0.1
 
     def _when(self, name: str) -> float:
         while True:
