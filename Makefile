@@ -31,7 +31,7 @@ check: .venv/ready
 
 torture: .venv/ready
 	tests/torture/setup.sh
-	.venv/bin/python -m tests.torture --minutes $(MINUTES)
+	.venv/bin/python -m tests.torture --minutes $(MINUTES) $(SEED:%=--seed %)
 
 bench: .venv/ready .venv-bench/ready
 	.venv/bin/python -m benchmarks --write docs/performance

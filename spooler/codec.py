@@ -31,6 +31,9 @@ limit, so that what a supervisor could read a worker can read too."""
 SHORT: Final = MAX_DEPTH
 """Bytes of JSON that cannot be nested too deep, whatever they are."""
 
+_SAID_MAX: Final = 300
+"""Characters of what a decoder says that are kept: it may quote the whole file."""
+
 _PACKET: Final = b"\x11"
 _TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
 _TOO_LARGE: Final = f"header is larger than {MAX_HEADER} bytes"
@@ -415,5 +418,8 @@ def _number(key: str, text: str) -> int:
 
 
 def _lower(text: str) -> str:
+    """Return a message in our style; what it quotes from the file is fit for a log."""
     text = text.removeprefix("JSON is malformed: ")
-    return text[:1].lower() + text[1:]
+    plain = text.encode("ascii", "backslashreplace").decode()
+    cut = plain if len(plain) <= _SAID_MAX else f"{plain[:_SAID_MAX]}..."
+    return cut[:1].lower() + cut[1:]

@@ -39,6 +39,18 @@ def test_byte_order_mark_is_only_one_at_the_beginning_of_the_file() -> None:
         decode("\ufefftask=t\n".encode(), whole=True)
 
 
+@pytest.mark.parametrize("word", ["x", "ü", "\x85"])
+def test_wrong_word_is_cut_in_the_reason(word: str) -> None:
+    options = {"if_exists": word * 5000}
+    text = json.dumps({"task": "t", "options": options}, ensure_ascii=False)
+    for data in (text, f"task=t\noptions:={json.dumps(options)}\n"):
+        with pytest.raises(CorruptError) as caught:
+            decode(data.encode(), whole=True)
+        assert len(caught.value.reason) < 400
+        assert caught.value.reason.isascii()
+        assert caught.value.reason.isprintable()
+
+
 def test_unknown_argument_is_cut_in_the_message() -> None:
     def function(a: int = 0) -> None: ...
 
