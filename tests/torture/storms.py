@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Final
 
 from spooler.spooldir import SpoolDir
+from spooler.spooldir.recovery import is_alive, processes
 
 from ..integration.conftest import marked
 from . import Report
@@ -353,8 +354,18 @@ class Storm:
             raise Broken("a task ran twice, and nothing was killed")
         self.calm_tasks += len(self._promised()) - before
 
+    def _all_live(self) -> bool:
+        """Tell whether no process has left its traces in the spool."""
+        spool = SpoolDir(self.spool)
+        try:
+            return all(is_alive(spool, name) for name in processes(spool))
+        finally:
+            spool.close()
+
     def end(self) -> None:
         """End all daemons in order; see that nothing is left."""
+        if self.daemons:  # they look each second for processes that have died
+            wait_until(self._all_live, "the dead are not recovered", seconds=PATIENCE)
         while self.daemons:
             self._end(self.daemons.pop())
         for folder in ("running", "workers"):
