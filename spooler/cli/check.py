@@ -59,7 +59,7 @@ def check(
         output.say_json(found)
     else:
         output.say(_lines(found))
-        text = f"{look.files} files, {len(found) or 'nothing'} found"
+        text = f"{output.some(look.files, 'file')}, {len(found) or 'nothing'} found"
         if repair and found:
             text += f", {len(found) - left} mended"
         elif any(each["mends"] for each in found):

@@ -87,9 +87,9 @@ def health(
         )
         output.say(
             [
-                f"healthy: {_some(facts['daemons'], 'daemon')},"
-                f" {_some(facts['workers'], 'worker')}, {facts['running']} running,"
-                f" last move {moved}, oldest due {oldest},"
+                f"healthy: {output.some(facts['daemons'], 'daemon')},"
+                f" {output.some(facts['workers'], 'worker')},"
+                f" {facts['running']} running, last move {moved}, oldest due {oldest},"
                 f" {facts['failed']} failed, {facts['corrupt']} corrupt"
             ]
         )
@@ -97,7 +97,3 @@ def health(
         output.say(f"unhealthy: {problem}" for problem in facts["problems"])
     if not facts["healthy"]:
         sys.exit(EXIT_FAILED)
-
-
-def _some(number: int, what: str) -> str:
-    return f"{number} {what}{'s' * (number != 1)}"

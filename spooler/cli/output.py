@@ -93,6 +93,11 @@ def _plain(value: object) -> object:
     return value
 
 
+def some(number: int, what: str) -> str:
+    """Return ``1 file`` or ``2 files``."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def span(length_us: int) -> str:
     """Return a duration in at most two units: ``3s``, ``4m59s``, ``2d``."""
     left = round(abs(length_us) / 1_000_000)

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from ..errors import NotASpoolError
 from .files import sync_directory, write_new
+from .reading import NOT_A_FILE, READ_FLAGS
 
 FORMAT: Final = 1
 MARKER: Final = ".spool"
@@ -104,12 +105,16 @@ def check_marker(path: str, fd: int) -> None:
         NotASpoolError: It does not.
         OSError: From the file system.
     """
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    marker = os.open(MARKER, flags, dir_fd=fd)
     try:
-        text = os.read(marker, 4096)
-    finally:
-        os.close(marker)
+        marker = os.open(MARKER, READ_FLAGS, dir_fd=fd)
+        try:
+            text = os.read(marker, 4096)
+        finally:
+            os.close(marker)
+    except OSError as error:
+        if error.errno not in NOT_A_FILE:
+            raise
+        text = b""
     # A version this code does not know is one that it cannot parse either.
     if b"".join(text.split()) != b"".join(MARKER_TEXT.split()):
         hint = "was made by a newer spooler, or its file .spool is damaged"

@@ -4,8 +4,9 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -99,11 +100,14 @@ def test_open_takes_a_marker_with_other_spaces(spool: SpoolDir) -> None:
         other.open()
 
 
-def test_open_refuses_a_marker_that_is_a_link(spool: SpoolDir) -> None:
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, partial(os.symlink, "made")])
+def test_open_refuses_a_marker_that_is_no_file(
+    spool: SpoolDir, make: Callable[[Path], None]
+) -> None:
     marker = Path(spool.path, ".spool")
-    marker.rename(Path(spool.path, "elsewhere"))
-    marker.symlink_to("elsewhere")
-    with pytest.raises(OSError, match="symbolic links"):
+    marker.rename(Path(spool.path, "made"))
+    make(marker)
+    with pytest.raises(NotASpoolError, match=r"its file \.spool is damaged"):
         SpoolDir(spool.path).open()
 
 
