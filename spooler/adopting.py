@@ -1,8 +1,9 @@
 """Files that others dropped into one spool: when each is to be looked at.
 
-There may be very many that are no tasks. So a look takes only some milliseconds; of
+There may be very many that are no tasks. So a turn takes only some milliseconds; of
 many, the oldest and the newest take turns (a good one that comes now need not wait for
-all that came before); and what cannot be adopted now is looked at ever more seldom.
+all that came before); while others wait for their first look, nothing is put aside at
+its own; and what cannot be adopted now is looked at ever more seldom.
 """
 
 import logging
@@ -20,6 +21,9 @@ from .spooldir.dropped import Dropped
 ADOPT_FOR: Final = 0.005
 """Seconds for which dropped files are looked at in one go, so that tasks need not wait,
 and workers are handed names often enough."""
+
+AGAIN_FOR: Final = 0.001
+"""Seconds of those for what was looked at before, however much is new."""
 
 MANY: Final = 100
 """Files that are worked off in the order in which they were found; that of their
@@ -76,6 +80,7 @@ class Adopting:
         self._dropped = dropped
         self._clock = clock
         self._new: OrderedDict[Key, bool] = OrderedDict()
+        self._again: OrderedDict[Key, bool] = OrderedDict()
         self._later: dict[Key, _Later] = {}
         self._order: list[tuple[float, Key]] = []
         self._others: set[int] = set()
@@ -101,6 +106,7 @@ class Adopting:
         key = (folder, file)
         if key in self._new or len(self._new) < KNOWN_MAX:
             self._new[key] = whole
+            self._again.pop(key, None)
         else:
             self._has_missed = True
 
@@ -115,35 +121,51 @@ class Adopting:
         """Adopt some of what is ready; return the paths of the new tasks."""
         now = self._clock.monotonic()
         self._find_again(now)
-        adopted = []
-        while self._new:
-            self._takes_newest = not self._takes_newest and len(self._new) > MANY
-            key, whole = self._new.popitem(last=self._takes_newest)
-            result = self._adopt(key, whole=whole)
-            if isinstance(result, str):
-                adopted.append(result)
-            if self._clock.monotonic() - now >= ADOPT_FOR:
-                break
-        if self._has_missed and self._has_settled and not self._new:
+        adopted: list[str] = []
+        left = AGAIN_FOR if self._again else 0.0
+        self._look(self._new, now + ADOPT_FOR - left, adopted)
+        self._look(self._again, now + ADOPT_FOR, adopted)
+        if self._has_missed and self._has_settled and not self._due:
             self._has_missed = self._has_settled = False
             self.wants_scan = True
         self._dropped.look()
         self._alarm.look()
         return adopted
 
+    def _look(
+        self, files: OrderedDict[Key, bool], until: float, adopted: list[str]
+    ) -> None:
+        """Look at files, one at least if there is one."""
+        while files:
+            takes_newest = False
+            if files is self._new:
+                self._takes_newest = not self._takes_newest and len(files) > MANY
+                takes_newest = self._takes_newest
+            key, whole = files.popitem(last=takes_newest)
+            result = self._adopt(key, whole=whole, is_first=files is self._new)
+            if isinstance(result, str):
+                adopted.append(result)
+            if self._clock.monotonic() >= until:
+                break
+
     def _find_again(self, now: float) -> None:
         """Look again at what was not ready, where it is time for it."""
         while (at := self._next_at()) is not None and at <= now:
             _, key = heappop(self._order)
-            self._new.setdefault(key, False)
+            self._look_again(key)
         if self._others and now >= self._forget_at:
             self._others.clear()
 
-    def _adopt(self, key: Key, *, whole: bool) -> str | bool:
+    def _look_again(self, key: Key) -> None:
+        if key not in self._new:
+            self._again.setdefault(key, False)
+
+    def _adopt(self, key: Key, *, whole: bool, is_first: bool) -> str | bool:
         """Return the path of a new task, else whether to look again."""
         is_refused = False
+        has_time = not (is_first and self._new) or len(self._later) >= KNOWN_MAX
         try:
-            result = self._dropped.adopt(*key, finished=whole)
+            result = self._dropped.adopt(*key, finished=whole, may_reject=has_time)
         except OSError as error:
             is_refused = result = True
             self._tell_refused(key, error)
@@ -184,7 +206,7 @@ class Adopting:
         for key, each in self._later.items():
             if each.is_refused:
                 each.is_refused = False
-                self._new.setdefault(key, False)
+                self._look_again(key)
         self._has_missed = self._has_missed or bool(self._others)
         self._others.clear()
 
@@ -198,9 +220,13 @@ class Adopting:
         self._others.add(hash(key))
 
     @property
+    def _due(self) -> bool:
+        return bool(self._new or self._again)
+
+    @property
     def next_look(self) -> float | None:
         """Seconds until a dropped file should be looked at; None if none waits."""
-        if self._new:
+        if self._due:
             return 0.0
         at = self._next_at()
         return None if at is None else max(0.0, at - self._clock.monotonic())

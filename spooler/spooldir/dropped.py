@@ -78,12 +78,15 @@ class Dropped:
             clock,
         )
 
-    def adopt(self, folder: str, file: str, *, finished: bool) -> str | bool:
+    def adopt(
+        self, folder: str, file: str, *, finished: bool, may_reject: bool = True
+    ) -> str | bool:
         """Make a native task of a file, or put it aside, or let it wait.
 
         Args:
             folder: Where it is: a priority, a minute folder, or ``.``.
             finished: It is known to be whole: it was renamed in, or closed.
+            may_reject: Put it aside now, if that is its end; else it waits.
 
         Returns:
             The native path; True if it should be looked at again in a second;
@@ -101,12 +104,12 @@ class Dropped:
                 raise IsADirectoryError(errno.EISDIR, text)
             if not stat.S_ISREG(status.st_mode):
                 kind = _KINDS.get(stat.S_IFMT(status.st_mode), "is not a regular file")
-                return self._reject(path, kind)
+                return not may_reject or self._reject(path, kind)
             # What has a native name is whole: see the format.
             finished = finished or Name.parse(file) is not None
             if self._is_being_written(path, status, finished=finished):
                 return True
-            return self._take(folder, file, path, status)
+            return self._take(folder, file, path, status, may_reject=may_reject)
         except FileNotFoundError:
             return False
 
@@ -146,7 +149,13 @@ class Dropped:
                 return not finished and self._left_alone_us(status) < SETTLE_US
 
     def _take(
-        self, folder: str, file: str, path: str, status: os.stat_result
+        self,
+        folder: str,
+        file: str,
+        path: str,
+        status: os.stat_result,
+        *,
+        may_reject: bool,
     ) -> str | bool:
         native = Name.parse(file)
         try:
@@ -159,7 +168,7 @@ class Dropped:
             finally:
                 task.close()
         except CorruptError as error:
-            if self._left_alone_us(status) < SETTLE_US:
+            if self._left_alone_us(status) < SETTLE_US or not may_reject:
                 return True  # whoever made it may still have something to add
             return self._reject(path, error.reason)
         if folder != ".":

@@ -20,10 +20,14 @@ class Answers:
 
     def __init__(self) -> None:
         self.looks: list[str] = []
+        self.may_reject: list[bool] = []
         self.answer: Answer = lambda file: False
 
-    def adopt(self, folder: str, file: str, *, finished: bool) -> str | bool:
+    def adopt(
+        self, folder: str, file: str, *, finished: bool, may_reject: bool
+    ) -> str | bool:
         self.looks.append(file)
+        self.may_reject.append(may_reject)
         return self.answer(file)
 
     def look(self) -> None:
@@ -69,6 +73,38 @@ def test_few_are_taken_in_order(adopting: Adopting, answers: Answers) -> None:
     find(adopting, 5)
     adopting.adopt_some()
     assert answers.looks == ["0", "1", "2", "3", "4"]
+
+
+def test_nothing_is_put_aside_while_others_wait_for_their_first_look(
+    adopting: Adopting, answers: Answers, clock: FakeClock
+) -> None:
+    answers.answer = lambda file: True
+    find(adopting, 3)
+    adopting.adopt_some()
+    assert answers.may_reject == [False, False, True]
+    clock.advance(LOOK_AGAIN)
+    find(adopting, 2, first=3)
+    adopting.adopt_some()
+    assert answers.looks[3:] == ["3", "4", "0", "1", "2"]  # what is new comes first
+    assert answers.may_reject[3:] == [False, True, True, True, True]
+
+
+def test_what_was_looked_at_before_has_its_part_of_the_time(
+    adopting: Adopting, answers: Answers, clock: FakeClock
+) -> None:
+    answers.answer = lambda file: True
+    find(adopting, 2)
+    adopting.adopt_some()
+    clock.advance(LOOK_AGAIN)
+
+    def slow(file: str) -> bool:
+        clock.advance(module.ADOPT_FOR * 0.6)
+        return True
+
+    answers.answer = slow
+    find(adopting, 50, first=2)
+    adopting.adopt_some()
+    assert answers.looks[2:] == ["2", "3", "0"]
 
 
 def test_a_look_takes_only_so_long(
