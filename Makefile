@@ -19,7 +19,7 @@ demo: .venv-demo/ready
 # Compiled first, since the tests start hundreds of daemons. What benchmarks compare
 # with need not be there: CI insists, and elsewhere those tests say why they skip.
 test: check
-	-@$(MAKE) --no-print-directory .venv-bench/ready
+	-@$(MAKE) --no-print-directory .venv-bench/packages/ready
 	.venv/bin/python -m compileall -q spooler
 	.venv/bin/pytest -n 4 --dist worksteal
 
@@ -56,6 +56,11 @@ bench: .venv/ready .venv-bench/ready
 	benchmarks/servers.sh
 	$(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python $(PIP) install -r requirements/bench.txt
+	@touch $@
+
+# What runs on uWSGI, in a folder of its own: tests put it before either server's path.
+.venv-bench/packages/ready: requirements/uwsgi.txt | .venv-bench/ready
+	.venv-bench/bin/python $(PIP) install --upgrade --no-deps --target $(@D) -r $<
 	@touch $@
 
 clean:

@@ -3,7 +3,8 @@
 There may be very many that are no tasks. So a turn takes only some milliseconds; of
 many, the oldest and the newest take turns (a good one that comes now need not wait for
 all that came before); while others wait for their first look, nothing is put aside at
-its own; and what cannot be adopted now is looked at ever more seldom.
+its own; and what cannot be adopted now is looked at ever more seldom. What is left to a
+uWSGI that serves the directory too is looked at when it is due, and wanted.
 """
 
 import logging
@@ -14,9 +15,11 @@ from typing import Final
 import msgspec
 
 from .alarm import Alarm
+from .beside import KNOWN_MAX, DueLater, HeldBack, Key
 from .clock import Clock
 from .logs import escape
-from .spooldir.dropped import Dropped
+from .spooldir.dropped import Dropped, NotDue
+from .spooldir.uwsgi_files import is_uwsgi_name
 
 ADOPT_FOR: Final = 0.005
 """Seconds for which dropped files are looked at in one go, so that tasks need not wait,
@@ -39,15 +42,9 @@ REFUSED_EVERY: Final = 0.200
 """Seconds, for each file that was not ready, until one is looked at again that the
 system has refused: however many there are, five a second."""
 
-KNOWN_MAX: Final = 10_000
-"""Files that are remembered, new ones and such as were not ready."""
-
 FORGET_AFTER: Final = 600.0
 """Seconds after which files that were not ready are found again for which there was
 no room."""
-
-Key = tuple[str, str]
-"""A folder and a name in it."""
 
 log = logging.getLogger(__name__)
 
@@ -71,18 +68,22 @@ class Adopting:
 
     Args:
         dropped: What adopts them.
+        shares: A uWSGI serves the directory too.
 
     Attributes:
         wants_scan: There may be files for which there was no room, and now there is.
     """
 
-    def __init__(self, dropped: Dropped, clock: Clock) -> None:
+    def __init__(self, dropped: Dropped, clock: Clock, *, shares: bool = False) -> None:
         self._dropped = dropped
+        self._shares = shares
         self._clock = clock
         self._new: OrderedDict[Key, bool] = OrderedDict()
         self._again: OrderedDict[Key, bool] = OrderedDict()
         self._later: dict[Key, _Later] = {}
         self._order: list[tuple[float, Key]] = []
+        self._due_later = DueLater(clock)
+        self._held = HeldBack(clock)
         self._others: set[int] = set()
         self._forget_at = 0.0
         self._takes_newest = False
@@ -113,7 +114,8 @@ class Adopting:
     def find(self, folder: str, file: str) -> None:
         """Learn that there is a file."""
         key = (folder, file)
-        if key in self._new or key in self._later or hash(key) in self._others:
+        known = key in self._new or key in self._later or hash(key) in self._others
+        if known or key in self._due_later or key in self._held:
             return
         self.tell(folder, file, whole=False)
 
@@ -153,6 +155,13 @@ class Adopting:
         while (at := self._next_at()) is not None and at <= now:
             _, key = heappop(self._order)
             self._look_again(key)
+        for key in self._due_later.take():
+            self._look_again(key)
+        if not self._again:
+            for key in self._held.take(self._dropped.has):
+                self._look_again(key)
+        if self._due_later.must_scan() or self._held.must_scan():
+            self.wants_scan = True
         if self._others and now >= self._forget_at:
             self._others.clear()
 
@@ -163,6 +172,11 @@ class Adopting:
     def _adopt(self, key: Key, *, whole: bool, is_first: bool) -> str | bool:
         """Return the path of a new task, else whether to look again."""
         is_refused = False
+        shared = self._shares and is_uwsgi_name(key[1])
+        if shared and not self._held.has_room(key[0]):
+            self._held.hold(key)
+            self._later.pop(key, None)
+            return False
         has_time = not (is_first and self._new) or len(self._later) >= KNOWN_MAX
         try:
             result = self._dropped.adopt(*key, finished=whole, may_reject=has_time)
@@ -172,6 +186,11 @@ class Adopting:
         if result is True:
             self._look_later(key, is_refused=is_refused)
             return result
+        if isinstance(result, NotDue):
+            self._due_later.put(key, result.due_us)
+            result = False
+        elif shared and isinstance(result, str):
+            self._held.adopted(key[0], result)
         self._has_settled = True
         known = self._later.pop(key, None)
         if known is not None and known.is_refused:
@@ -219,17 +238,23 @@ class Adopting:
             self._forget_at = now + FORGET_AFTER
         self._others.add(hash(key))
 
+    def taken(self, paths: list[str]) -> None:
+        """Learn that tasks were handed out, some of which may have been adopted."""
+        self._held.taken(paths)
+
     @property
     def _due(self) -> bool:
-        return bool(self._new or self._again)
+        return bool(self._new or self._again or self._held.has_free)
 
     @property
     def next_look(self) -> float | None:
         """Seconds until a dropped file should be looked at; None if none waits."""
         if self._due:
             return 0.0
-        at = self._next_at()
-        return None if at is None else max(0.0, at - self._clock.monotonic())
+        waits = [self._due_later.next_look, self._held.next_look]
+        if (at := self._next_at()) is not None:
+            waits.append(max(0.0, at - self._clock.monotonic()))
+        return min((each for each in waits if each is not None), default=None)
 
     def _next_at(self) -> float | None:
         """Return when the first file is due that still waits."""
@@ -243,4 +268,8 @@ class Adopting:
     @property
     def waits(self) -> bool:
         """Whether a file waits that the system has not refused."""
-        return bool(self._new) or not all(e.is_refused for e in self._later.values())
+        return (
+            self._due
+            or self._held.waits
+            or not all(e.is_refused for e in self._later.values())
+        )

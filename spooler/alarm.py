@@ -45,6 +45,11 @@ class Alarm:
         else:
             self._hidden += 1
 
+    @property
+    def hides(self) -> bool:
+        """Whether some were counted that were not told of yet."""
+        return self._hidden > 0
+
     def look(self) -> None:
         """Tell of those that were counted, if it is time. Call it now and then."""
         if self._hidden and self._clock.monotonic() >= self._due_at:

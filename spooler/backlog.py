@@ -57,7 +57,7 @@ class Backlog:
     ) -> None:
         self._spool = spool
         self._watch = watch
-        self._adopting = Adopting(dropped, clock)
+        self._adopting = Adopting(dropped, clock, shares=dropped.shares)
         self._clock = clock
         self._priorities: dict[int, Priority] = {}
         self._order: list[Priority] = []
@@ -286,6 +286,7 @@ class Backlog:
             if not taken:
                 raise
             # They are in flight by now. The error will be met again.
+        self._adopting.taken(taken)
         return taken
 
     def _take_from(

@@ -16,7 +16,9 @@ import msgspec
 from .errors import CorruptError, TaskNameError, UsageError
 from .moments import NUMBER, parse_at, show
 from .options import RunOptions, check_key, check_options
+from .packet import decode_pairs, packet_end
 from .task import (
+    BATCH,
     MAX_HEADER,
     MAX_PRIORITY,
     check_task_name,
@@ -33,6 +35,9 @@ SHORT: Final = MAX_DEPTH
 
 _SAID_MAX: Final = 300
 """Characters of what a decoder says that are kept: it may quote the whole file."""
+
+UWSGI: Final = "uwsgi"
+"""The name of a uWSGI task that has no better one."""
 
 _PACKET: Final = b"\x11"
 _TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
@@ -52,7 +57,10 @@ class Header(msgspec.Struct, frozen=True):
         at: The ``at`` key as it was written, not yet a moment.
         body: The ``body`` key; None if absent.
         body_offset: Where the body begins in the file.
+        uwsgi: It is a uWSGI packet.
         signed: When it was signed, in seconds since the epoch, if it says so.
+        pairs: How many of the body's first bytes are a uWSGI task's pairs, which were
+            too large for a packet; None if it is none.
     """
 
     task: str
@@ -67,6 +75,7 @@ class Header(msgspec.Struct, frozen=True):
     options: RunOptions | None = None
     uwsgi: bool = False
     signed: float | None = None
+    pairs: int | None = None
 
 
 class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
@@ -85,10 +94,11 @@ class _Keys(msgspec.Struct, omit_defaults=True, gc=False):
     v: int | None = None
     sig: str | None = None
     signed: Annotated[float, msgspec.Meta(ge=0, lt=1e10)] | None = None
+    uwsgi: Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)] | None = None
 
 
 _LINE_KEYS: Final = tuple(
-    key for key in _Keys.__struct_fields__ if key not in ("args", "signed")
+    key for key in _Keys.__struct_fields__ if key not in ("args", "signed", "uwsgi")
 )
 _ENCODER = msgspec.json.Encoder()
 _DECODER = msgspec.json.Decoder(_Keys)
@@ -114,11 +124,15 @@ def encode(
     key: str | None = None,
     traceparent: str | None = None,
     options: RunOptions | None = None,
+    pairs: int | None = None,
 ) -> bytes:
     """Return the header of a task file: one line of JSON with its newline.
 
     ``args`` is a JSON object and is put in as it is. The body, if there is one, goes
     right after the header. The name, the priority and the id are not checked here.
+
+    Args:
+        pairs: How many of the body's first bytes are pairs: see ``Header``.
 
     Raises:
         UsageError: No reader would take it: too large, or nested too deep.
@@ -137,6 +151,7 @@ def encode(
         key,
         traceparent,
         options,
+        uwsgi=pairs,
     )
     header = _ENCODER.encode(keys) + b"\n"
     if len(header) > MAX_HEADER:
@@ -217,7 +232,8 @@ def _header(
         raise CorruptError("v: only version 1 of the format is known")
     at, priority, body = keys.at, keys.priority, keys.body
     id_, key, trace, options = keys.id, keys.key, keys.traceparent, keys.options
-    signed = keys.signed
+    if keys.uwsgi is not None and keys.body is not None:
+        raise CorruptError("uwsgi: its pairs are in a body after the header")
     return Header(
         keys.task,
         args,
@@ -230,7 +246,8 @@ def _header(
         trace,
         options,
         uwsgi,
-        signed,
+        keys.signed,
+        keys.uwsgi,
     )
 
 
@@ -376,39 +393,57 @@ def _read_line(line: bytes) -> tuple[str, object]:
 
 
 def _read_packet(head: bytes, *, ends: bool) -> Header | None:
-    end = 4 + int.from_bytes(head[1:3], "little")
-    if len(head) < end:
-        if not ends:
-            return None
-        raise CorruptError(f"uWSGI packet: cut short, {len(head)} of {end} bytes")
-    pairs: dict[str, str] = {}
-    start = 4
-    while start < end:
-        key, start = _read_piece(head, start, end)
-        value, start = _read_piece(head, start, end)
-        if not key:
-            raise CorruptError(f"uWSGI packet: empty key before byte {start}")
-        pairs[key] = value
-    task = pairs.get("ud_spool_func", pairs.get("task", "uwsgi"))
-    taken = {key: pairs.pop(key, None) for key in ("at", "priority", "body", "spooler")}
-    at, priority = taken["at"] or None, taken["priority"]  # empty is absent in uWSGI
-    try:
-        if at is not None and not NUMBER.fullmatch(at):
-            raise ValueError(f"at: {show(at)} is not a number")
-        number = _number("priority", priority) if priority else None
-    except ValueError as error:
-        raise CorruptError(f"uWSGI packet: {error}") from None
-    keys = _Keys(task, at=at, priority=number, body=taken["body"])
+    if not ends and len(head) < packet_end(head):
+        return None
+    found, end = decode_pairs(head)
+    pairs = {_text(key): _text(value) for key, value in found.items()}
+    task = packet_task(found)
+    taken = {key: pairs.pop(key, "") for key in ("at", "priority", "body", "spooler")}
+    at, priority, body = taken["at"], taken["priority"], taken["body"]
+    keys = _Keys(
+        task,
+        at=at if is_moment(at) else None,
+        priority=packet_priority(priority),
+        # What follows the block is the body, wherever it came from.
+        body=body if body and ends and end == len(head) else None,
+    )
     return _header(keys, pairs, end, uwsgi=True)
 
 
-def _read_piece(head: bytes, start: int, end: int) -> tuple[str, int]:
-    """Read a key or a value of a packet; return where the next one begins."""
-    first = start + 2
-    stop = first + int.from_bytes(head[start:first], "little")
-    if first > end or stop > end:
-        raise CorruptError(f"uWSGI packet: bytes {start} and on do not fit in it")
-    return head[first:stop].decode("utf-8", "surrogateescape"), stop
+def packet_priority(text: str) -> int | None:
+    """Return the priority that uWSGI's ``priority`` means; None if it means none.
+
+    Any digits do. What is too large becomes the last one that comes before the rest.
+    """
+    if not (text.isascii() and text.isdigit()):
+        return None
+    digits = text.lstrip("0") or "0"
+    most = len(str(MAX_PRIORITY))
+    return int(digits) if len(digits) <= most else MAX_PRIORITY - 1
+
+
+def is_moment(text: str) -> bool:
+    """Tell whether uWSGI's ``at`` is a number, and one that a name can hold."""
+    if not NUMBER.fullmatch(text):
+        return False
+    try:
+        parse_at(text, 0)
+    except ValueError:
+        return False
+    return True
+
+
+def packet_task(pairs: Mapping[bytes, bytes]) -> str:
+    """Return the name of the task that a packet is: ``uwsgi`` if it has none."""
+    name = _text(pairs.get(b"ud_spool_func", pairs.get(b"task", b"")))
+    try:
+        return UWSGI if name == BATCH else check_task_name(name)
+    except (TaskNameError, UnicodeEncodeError):
+        return UWSGI
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", "surrogateescape")
 
 
 def _number(key: str, text: str) -> int:

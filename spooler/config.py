@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Final, Literal
 
+from .addresses import parse_address
 from .errors import UsageError
 from .retry import RetryPolicy
 
@@ -40,6 +41,113 @@ _MOST: Final[Mapping[str, int]] = {
     "threads": CONCURRENCY_MAX,
     "async_concurrency": CONCURRENCY_MAX,
 }
+
+
+UWSGI_RETRY: Final = RetryPolicy(max_attempts=10_000, backoff=1.0, backoff_max=300.0)
+"""uWSGI tries again each half minute, for ever: late enough that an application which
+relies on it keeps working, and yet with an end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What an application for uWSGI finds around it, as its configuration says.
+
+    Attributes:
+        paths: Folders that come first in Python's path, absolute.
+        home: The virtual environment whose packages count too; None for none.
+        files: Modules that have a name of their own, and the absolute path of each.
+        calls: Functions that are called when their module was imported: the module,
+            the name.
+        argv: The ``sys.argv`` of the modules.
+        task_dir: Where each task begins, relative to its spool; None to leave it.
+        spools: All that tasks may be put into, served or not, absolute; the first is
+            the default.
+        options: All lines of the configuration, for ``uwsgi.opt``.
+    """
+
+    paths: tuple[str, ...] = ()
+    home: str | None = None
+    files: tuple[tuple[str, str], ...] = ()
+    calls: tuple[tuple[str, str], ...] = ()
+    argv: tuple[str, ...] = ("uwsgi",)
+    task_dir: str | None = None
+    spools: tuple[str, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """At which sockets tasks are taken, and how many.
+
+    Attributes:
+        addresses: ``HOST:PORT``, or the path of a UNIX socket.
+        secret_file: The file with what senders must know, absolute; None for nothing.
+        mode: Of UNIX sockets.
+        connections: At a time.
+        max_body: Bytes of a body.
+        rate: Tasks in a second, for all together; 0 for any number.
+        timeout: Seconds in which a packet must be there.
+    """
+
+    addresses: tuple[str, ...]
+    secret_file: str | None = None
+    mode: int = 0o600
+    connections: int = 100
+    max_body: int = 64 << 20
+    rate: float = 0.0
+    timeout: float = 10.0
+
+    def __post_init__(self) -> None:
+        for text in self.addresses:
+            parse_address(text)
+        if not 1 <= self.connections <= CONCURRENCY_MAX:
+            raise UsageError(
+                f"socket_connections={self.connections} cannot be: it takes 1 to"
+                f" {CONCURRENCY_MAX}"
+            )
+        if not self.rate >= 0:
+            raise UsageError(f"socket_rate={self.rate} cannot be: it takes 0 or more")
+        if not 0 < self.timeout <= 86_400:
+            raise UsageError(
+                f"socket_timeout={self.timeout} cannot be: it takes more than 0, and"
+                " 86400 at most"
+            )
+
+
+Environment = tuple[str, str | None]
+"""A variable and its value; None to unset it."""
+
+
+@dataclass(frozen=True, slots=True)
+class UwsgiIni:
+    """What a configuration of uWSGI comes to.
+
+    Attributes:
+        name: The file, and the section if one was named.
+        settings: Options of ``spoold``, by the names that its ``--config`` has.
+        application: What the modules and tasks find around them.
+        chdir: Where they run; absolute.
+        environ: The environment's changes, in order.
+        umask: Of the processes; None for no change.
+        uid: The user as whom root runs them; None for no change. So ``gid``.
+        groups: With the user's other groups.
+        touch: Files whose change has the code imported anew.
+        ignored: Options without a meaning here.
+        warnings: Options that should have one, each with what to do.
+    """
+
+    name: str
+    settings: Mapping[str, object]
+    application: Application
+    chdir: str
+    environ: tuple[Environment, ...] = ()
+    umask: int | None = None
+    uid: str | None = None
+    gid: str | None = None
+    groups: bool = True
+    touch: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +182,13 @@ class Settings:
             for what the spool says.
         min_free: Bytes that must be free then on its file system; as above.
         min_free_inodes: Inodes that must be free then; as above.
+        uwsgi: Provide the modules ``uwsgi`` and ``uwsgidecorators``, and run the tasks
+            of applications that use them.
+        uwsgi_files: Leave and write uWSGI's own files, for a uWSGI that runs beside.
+        uwsgi_retry: The policy for those tasks.
+        application: What uWSGI's configuration says of the application's surroundings.
+        touch: Files whose change has the modules imported anew, absolute.
+        sockets: Where tasks are taken from others; None for nowhere.
     """
 
     dirs: tuple[str, ...]
@@ -101,6 +216,12 @@ class Settings:
     max_waiting: int | None = None
     min_free: int | None = None
     min_free_inodes: int | None = None
+    uwsgi: bool = False
+    uwsgi_files: bool = False
+    uwsgi_retry: RetryPolicy = UWSGI_RETRY
+    application: Application | None = None
+    touch: tuple[str, ...] = ()
+    sockets: Listening | None = None
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     log_level: str = "info"
     log_json: bool = False
@@ -114,6 +235,13 @@ class Settings:
             raise UsageError("no module with tasks was named: use --import MODULE")
         if self.require_signature and self.key_file is None:
             raise UsageError("require_signature needs the keys: use --key-file FILE")
+        if self.uwsgi_files and not self.uwsgi:
+            raise UsageError("uwsgi_files needs uwsgi: use --uwsgi")
+        if self.uwsgi and self.threads > 1:
+            raise UsageError(
+                f"threads={self.threads} cannot be with uwsgi: its applications expect"
+                " one thread; use workers"
+            )
         self._check_numbers()
         if find_spec(self.async_backend) is None:
             raise UsageError(
@@ -176,13 +304,19 @@ def parse_free(text: str | None) -> int | None:
     Raises:
         UsageError: It is no size.
     """
-    if text is None:
-        return None
+    return None if text is None else parse_size("min_free", text)
+
+
+def parse_size(name: str, text: str) -> int:
+    """Return the bytes of a setting: ``500M``, ``1G``.
+
+    Raises:
+        UsageError: It is no size.
+    """
     size = _size(text)
     if size < 0:
         raise UsageError(
-            f"min_free={text!r:.80} cannot be: it takes a size such as 500M or 1G,"
-            " or 0 for any"
+            f"{name}={text!r:.80} cannot be: it takes a size such as 500M or 1G, or 0"
         )
     return size
 

@@ -4,7 +4,6 @@ It imports no user code. One thread, one epoll; each spool has its backlog, its
 supervisor and its scheduler, and all share the template process.
 """
 
-import errno
 import gc
 import logging
 import os
@@ -31,14 +30,17 @@ from .known import Known
 from .logs import escape
 from .loop import STOPPING, Loop, Signals
 from .reload import CodeWatch
+from .remote import FORWARD
 from .scheduler import Scheduler
-from .served import SWEEP_EVERY, Served
+from .served import SWEEP_EVERY, Served, explain
+from .sockets import Sockets
 from .space import Space
 from .spooldir import SpoolDir
 from .spooldir.dropped import Dropped
 from .spooldir.recovery import ProcessLock, process_name
 from .spooldir.results import Sweeper
 from .spooldir.room import set_limits
+from .spooldir.taking_over import take_over
 from .spooldir.trust import weaknesses
 from .supervisor import Supervisor
 from .task import iso
@@ -78,13 +80,16 @@ class Daemon:
         self._signals = Signals(STOPPING)
         self._loop.add(self._signals.fileno(), self._on_signals)
         self._spools: list[Served] = []
+        self._sockets = Sockets()
         self._changes: CodeWatch | None = None
-        if settings.reload:
-            self._changes = CodeWatch(self._loop.add, Watch(os.sep))
+        if settings.reload or settings.touch:
+            touch = settings.touch
+            self._changes = CodeWatch(self._loop.add, Watch(os.sep), touch=touch)
         try:
             self._learn_owners()
             for path in settings.dirs:
                 self._spools.append(self._open(SpoolDir(path)))
+            self._sockets.open(settings)
         except BaseException:
             forker.close()
             self._let_go()
@@ -107,6 +112,8 @@ class Daemon:
         try:
             if spool.signer is not None:
                 spool.signer.look()
+            if settings.uwsgi:
+                take_over(spool.path)
             self._look_who_could_use(spool)
             spool.open()
             self._look_whose(spool)
@@ -116,10 +123,15 @@ class Daemon:
                 spool, settings.max_waiting, settings.min_free, settings.min_free_inodes
             )
         except OSError as error:
-            raise UsageError(f"{spool.path}: {_explain(spool, error)}") from None
+            raise UsageError(f"{spool.path}: {explain(spool, error)}") from None
         watch = Watch(spool.path)
-        requires = settings.require_signature
-        dropped = Dropped(spool, self._owners, require_signature=requires)
+        dropped = Dropped(
+            spool,
+            self._owners,
+            require_signature=settings.require_signature,
+            uwsgi=settings.uwsgi,
+            uwsgi_files=settings.uwsgi_files,
+        )
         backlog = Backlog(spool, watch, dropped)
         supervisor = Supervisor(
             spool,
@@ -236,6 +248,7 @@ class Daemon:
                 for spool in self._spools:
                     self._serve(spool)
                 self._say_what_is_there()
+                self._sockets.start()
             gc.freeze()  # what is here now stays; not to be looked at again and again
             while not self._is_over():
                 self._turn()
@@ -272,7 +285,7 @@ class Daemon:
                 "started": self._started,
                 "version": __version__,
                 "workers": self._settings.workers,
-                "tasks": sorted(each.name for each in known),
+                "tasks": sorted({FORWARD, *forker.names}),
             }
             try:
                 spool.lock.describe(facts)
@@ -281,7 +294,7 @@ class Daemon:
                 log.warning("cannot say in %s who serves it: %s", path, error)
 
     def _say_what_is_known(self) -> None:
-        names = sorted(known.name for known in self._forker.known or ())
+        names = self._forker.names
         log.info(
             "spoold %s (Python %s) pid=%d imports=%s tasks=%d: %s",
             __version__,
@@ -422,7 +435,7 @@ class Daemon:
                 self._old.append(self._forker)
                 self._forker = coming
                 self._use(coming)
-                log.info("reload: done, tasks=%d", len(coming.known))
+                log.info("reload: done, tasks=%d", len(coming.names))
             elif coming.error is not None or coming.gone:
                 self._coming = None
                 self._drop(coming)
@@ -464,26 +477,13 @@ class Daemon:
         self._signals.ignore()
 
     def _let_go(self) -> None:
+        self._sockets.close()
         if self._changes is not None:
             self._changes.close()
         for spool in self._spools:
             spool.watch.close()
             spool.lock.remove()
         self._loop.close()
-
-
-def _explain(spool: SpoolDir, error: OSError) -> str:
-    """Say why a spool cannot be served, and what would help."""
-    match error.errno:
-        case errno.ENOSYS | errno.ENOLCK | errno.EOPNOTSUPP:
-            kind = file_system(spool.path)
-            return f"its file system ({kind}) has no locks, which spoold needs (flock)"
-        case errno.EROFS:
-            return "its file system is read-only: remount it, or name another spool"
-        case errno.EACCES | errno.EPERM:
-            return f"user {os.geteuid()} has no permission: run spoold as its owner"
-    where = f" ({error.filename})" if error.filename else ""
-    return f"{error.strerror}{where}"
 
 
 def _belongs(known: Known, spool: SpoolDir, index: int) -> bool:

@@ -72,6 +72,7 @@ class Dead:
         self._living = living
         self._clock = clock
         self._known: dict[str, RetryOptions] = {}
+        self._rest: RetryOptions | None = None
         self._followers: Followers = {}
         self._refused: set[str] = set()
         self._again_at = 0.0
@@ -79,10 +80,19 @@ class Dead:
         """Of our own, by name."""
 
     def use(
-        self, known: dict[str, RetryOptions], followers: Followers | None = None
+        self,
+        known: dict[str, RetryOptions],
+        followers: Followers | None = None,
+        rest: RetryOptions | None = None,
     ) -> None:
-        """Take what decorators say of retries and failures, by task name."""
+        """Take what decorators say of retries and failures, by task name.
+
+        Args:
+            rest: The same for all other tasks, which wait as long after a crash as
+                after an exception; None for what the daemon says.
+        """
         self._known = known
+        self._rest = rest
         self._followers = followers or {}
 
     def add(self, name: str, fate: Fate) -> None:
@@ -148,12 +158,17 @@ class Dead:
         return True
 
     def _decide(self, name: Name) -> int | None:
-        policy = merge(self._policy, self._known.get(name.task, RetryOptions()))
+        known = self._known.get(name.task)
+        rest = self._rest if known is None and name.task != BATCH else None
+        policy = merge(self._policy, known or rest or RetryOptions())
         # It is the line's attempt that counts, which its worker gives to it.
         if policy.exhausted(name.attempt) and name.task != BATCH:
             return None
         now_us = self._clock.now_us()
-        delay_us = int(policy.crash_delay(name.attempt) * 1e6)
+        delay = policy.crash_delay(name.attempt)
+        if delay and rest is not None:
+            delay = policy.delay(name.attempt - 1)
+        delay_us = int(delay * 1e6)
         return now_us + delay_us if delay_us else min(name.due_us, now_us)
 
 

@@ -13,6 +13,7 @@ from typing import (
     overload,
 )
 
+from .addresses import find_address
 from .arguments import Arguments
 from .entries import make_entry
 from .errors import ArgumentsError, UsageError
@@ -27,15 +28,16 @@ from .putting import (
     default_path,
 )
 from .registry import REGISTRY, Kind
+from .remote import RemoteHandle
 from .schedule import CronLine, Schedule, from_uwsgi, interval
 from .task import check_task_name, is_id
 from .tasks import (
     ForeverOptions,
     P,
-    PutKeywords,
     R,
     Task,
     TaskOptions,
+    UsingKeywords,
     followers,
     overlay,
 )
@@ -46,6 +48,7 @@ class Spooler:
 
     Args:
         dir: Its directory; None takes ``$SPOOL_DIR``, else ``./spool``, at each put.
+            Or the address of the socket behind which it is.
         durability: For what is put here, unless the put says otherwise.
     """
 
@@ -55,30 +58,40 @@ class Spooler:
         *,
         durability: Durability = "safe",
     ) -> None:
-        self._dir = None if dir is None else os.path.abspath(os.fspath(dir))
+        self._dir: str | None = None
+        self._remote: str | None = None
+        if dir is not None:
+            address = find_address(os.fspath(dir))
+            if address is None:
+                self._dir = os.path.abspath(os.fspath(dir))
+            else:
+                self._remote = str(address)
         self.durability: Durability = check_durability(durability)
 
     def __repr__(self) -> str:
-        return f"Spooler({self._dir!r})"
+        return f"Spooler({self._remote or self._dir!r})"
 
     def __fspath__(self) -> str:
         return self.path
 
     @property
     def dir(self) -> str | None:
-        """The directory it was made with, absolute; None for the default one."""
+        """The directory it was made with, absolute; None for the default one.
+
+        None, too, for the address of a socket.
+        """
         return self._dir
 
     @property
     def path(self) -> str:
-        """The spool's path at this moment."""
-        return default_path() if self._dir is None else self._dir
+        """The spool's path at this moment, or the address of its socket."""
+        return self._remote or self._dir or default_path()
 
     def put(
         self,
         task: str,
         args: Mapping[str, object] | None = None,
-        **options: Unpack[PutKeywords],
+        **options: Unpack[UsingKeywords],
     ) -> Handle:
         """Put a task by name, whose function need not be known here.
 
@@ -96,7 +109,7 @@ class Spooler:
         self,
         task: str,
         args: Mapping[str, object] | None = None,
-        **options: Unpack[PutKeywords],
+        **options: Unpack[UsingKeywords],
     ) -> Call:
         """Return a task by name that could be put: see ``Task.call``.
 
@@ -109,8 +122,7 @@ class Spooler:
             raw = _ANYTHING.encode((), args or {})
         except ArgumentsError as error:
             raise ArgumentsError(task, "", error.problem) from None
-        base = PutOptions(spool=self._dir, durability=self.durability)
-        return Call(check_task_name(task), raw, overlay(base, **options))
+        return Call(check_task_name(task), raw, overlay(self._base(), **options))
 
     def spool_many(
         self,
@@ -140,9 +152,13 @@ class Spooler:
             SpoolUncertain: The last sync failed: they may run.
             OSError: From the file system; there is no task then.
         """
-        base = PutOptions(spool=self._dir, durability=self.durability)
         given = {"at": at, "priority": priority, "durability": durability, "id": id}
-        return put_calls(calls, overlay(base, **given))
+        return put_calls(calls, overlay(self._base(), **given))
+
+    def _base(self) -> PutOptions:
+        return PutOptions(
+            spool=self._dir, durability=self.durability, remote=self._remote
+        )
 
     def handle(self, task_id: str) -> Handle:
         """Return a handle on a task of which only the id is known. Looks at nothing.
@@ -154,7 +170,8 @@ class Spooler:
             raise UsageError(
                 f"id={task_id!r:.80} cannot be: it is 16 hex digits, lower case"
             )
-        return Handle(task_id, "", self.path, None)
+        kind = Handle if self._remote is None else RemoteHandle
+        return kind(task_id, "", self.path, None)
 
     # -- decorators -------------------------------------------------------------
 
@@ -289,6 +306,8 @@ class Spooler:
     ) -> Callable[[Callable[P, R]], Task[P, R]]:
         if options.get("retries") is None and options.get("max_attempts") is None:
             options["retries"] = 0
+        if self._remote is not None:
+            raise UsageError(f"a timer is for a spool, not for {self._remote}")
 
         def decorate(function: Callable[P, R]) -> Task[P, R]:
             return self._task(
@@ -335,6 +354,7 @@ class Spooler:
             spool=self._dir,
             durability=check_durability(durability),
             keeps=entry.run.keep_result is not None,
+            remote=self._remote,
         )
         return Task(entry, function, put_options)
 

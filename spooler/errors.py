@@ -7,12 +7,16 @@
     │   ├── ArgumentsError    arguments do not fit the function
     │   ├── KeyFileError      the file with the keys for signing cannot be used
     │   ├── NotASpoolError    the directory is missing, or is no spool
+    │   ├── OnlyInUwsgiError  a function that only uWSGI itself has
+    │   ├── PacketTooLargeError  pairs do not fit into a uWSGI packet
     │   └── TaskNameError     not a name that a task may have
     ├── CorruptError          a file cannot be read as a task
     ├── ClaimLostError        the claim is no longer this worker's
     ├── NotFoundError         no task with that id
     ├── DuplicateError        another task has the uniqueness key
     ├── SpoolFull             a limit of the spool is reached: nothing was put
+    ├── SpoolRefused          the spool behind a socket has refused a task
+    ├── SpoolUnreachable      nobody answers at a socket (an OSError too)
     ├── SpoolUncertain        the last sync of a put failed: the task may run
     ├── TaskFailed            a task whose result was asked for was given up
     ├── ResultError           a task has succeeded, but its result cannot be had
@@ -65,13 +69,30 @@ class NotASpoolError(UsageError):
         self.path = path
 
 
+class OnlyInUwsgiError(UsageError, NotImplementedError):
+    """A function of ``uwsgi`` that only a web server has: attribute ``name``."""
+
+    def __init__(self, name: str, instead: str) -> None:
+        super().__init__(f"uwsgi.{name} is not there under spooler: {instead}")
+        self.name = name
+
+
+class PacketTooLargeError(UsageError):
+    """Pairs do not fit into a uWSGI packet: attribute ``limit``, in bytes."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a uWSGI packet holds {limit} bytes of keys and values")
+        self.limit = limit
+
+
 class TaskNameError(UsageError):
     """Not a name that a task may have: attribute ``name``."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
             f"{name!a} cannot be the name of a task: it takes 1 to 128 bytes, a"
-            " letter, digit or _ first, no space, no /, and no .tmp or .why at the end"
+            " letter, digit or _ first, no space, no /, and no .tmp or .why at the end;"
+            " it is not tmp or why either"
         )
         self.name = name
 
@@ -122,6 +143,33 @@ class SpoolUncertain(SpoolerError):  # noqa: N818 (the name in the specification
             f"task {task_id} was put but could not be synced ({cause}): it may run"
         )
         self.task_id = task_id
+
+
+class SpoolRefused(SpoolerError):  # noqa: N818 (named like its neighbours)
+    """Whoever serves the spool behind a socket has refused a task: nothing was put.
+
+    Attributes:
+        address: The socket's.
+    """
+
+    def __init__(self, address: str, problem: str) -> None:
+        super().__init__(f"{address} has refused the task: {problem}")
+        self.address = address
+
+
+class SpoolUnreachable(SpoolerError, ConnectionError):  # noqa: N818 (as above)
+    """Nobody answers at a socket.
+
+    Attributes:
+        address: The socket's.
+        uncertain: All was sent, so that the task may have been put.
+    """
+
+    def __init__(self, address: str, cause: object, *, uncertain: bool = False) -> None:
+        may = "; the task was sent, and may have been put" if uncertain else ""
+        super().__init__(f"no answer from {address}: {cause}{may}")
+        self.address = address
+        self.uncertain = uncertain
 
 
 class SpoolFull(SpoolerError):  # noqa: N818 (the name in the specification)

@@ -155,7 +155,7 @@ class Execution:
         """Read a claimed task; return it if it is to be run now."""
         started_us = CLOCK.now_us()
         _, _, attempt, task_id, name = claim.file.split(".", 4)
-        entry = REGISTRY.get(name) if name != BATCH else BATCH_ENTRY
+        entry = REGISTRY.find(name) if name != BATCH else BATCH_ENTRY
         try:
             task = self.claims.open(claim)
             if entry is not None and entry.is_plain and len(task.data) == task.size:
@@ -234,7 +234,19 @@ class Execution:
         if entry is not BATCH_ENTRY:  # for which they hold for each of its lines
             soft = options.soft_timeout or self._settings.soft_timeout
             hard = options.hard_timeout or self._settings.hard_timeout
-        return Run(path, claim, task, entry, options, started_us, soft, hard, spool)
+        return Run(
+            path,
+            claim,
+            task,
+            entry,
+            options,
+            started_us,
+            soft,
+            hard,
+            spool,
+            tell=self.tell,
+            is_limited=hard is not None,
+        )
 
     def _ask(
         self, path: str, claim: Claim, task: TaskFile, entry: Entry
@@ -343,7 +355,7 @@ class Execution:
             if outcome is not ACKED:
                 outcome = self.complete(run.task, outcome)
         run.task.close()
-        if run.hard_timeout is not None:
+        if run.is_limited:
             self._over.append(run.path)
         alone = outcome is ACKED and run.alone
         if not alone or not self.endings.ack(run.path, run.claim, run.started_us):
@@ -416,7 +428,7 @@ class _Host:
         execution.runs += 1
         outcome = self._invoke(line)
         execution.end_output(line, outcome)
-        if line.hard_timeout is not None:
+        if line.is_limited:
             execution.tell([f"!limit 0 {path}"])
         if outcome.verdict is Verdict.ACK:
             now_us = CLOCK.now_us()

@@ -22,7 +22,9 @@ from .channel import WorkerSettings
 from .clock import CLOCK
 from .config import Settings
 from .errors import EXIT_FAILED, EXIT_TRY_LATER
-from .known import Known, Start
+from .known import Known, Start, Uwsgi
+from .remote import FORWARD
+from .retry import RetryOptions
 from .sources import Stamp
 
 STOP_TIMEOUT: Final = 5.0
@@ -62,6 +64,9 @@ class Forker:
 
     def __init__(self, start: Start, *, anew: bool) -> None:
         self.known: list[Known] | None = None
+        self.rest: RetryOptions | None = None
+        """For the tasks that nobody has registered a function for, if they are run."""
+        self._others: list[str] = []
         self.files: dict[str, Stamp] = {}
         self.error: str | None = None
         self.gone = False
@@ -77,6 +82,12 @@ class Forker:
         self._asked: list[Child] = []
         self._children: dict[int, Child] = {}
         self._send(msgspec.json.encode(start))
+
+    @property
+    def names(self) -> list[str]:
+        """The tasks that the user's modules know; ``*`` if any name is one."""
+        known = [each.name for each in self.known or () if each.name != FORWARD]
+        return sorted({*known, *self._others})
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when it has something to say."""
@@ -154,6 +165,9 @@ class Forker:
         elif "ready" in message:
             self.known = msgspec.convert(message["ready"], list[Known])
             self.files = msgspec.convert(message["files"], dict[str, Stamp])
+            self._others = message["others"]
+            if message["rest"] is not None:
+                self.rest = msgspec.convert(message["rest"], RetryOptions)
         else:
             self.error = message["error"]
 
@@ -235,4 +249,13 @@ def start_template(settings: Settings, *, anew: bool = True) -> Forker:
     """
     modules, parent = list(settings.imports), os.getpid()
     level, as_json = settings.log_level, settings.log_json
-    return Forker(Start(modules, parent, level, as_json, settings.reload), anew=anew)
+    uwsgi = _uwsgi(settings) if settings.uwsgi else None
+    start = Start(modules, parent, level, as_json, settings.reload, uwsgi)
+    return Forker(start, anew=anew)
+
+
+def _uwsgi(settings: Settings) -> Uwsgi:
+    dirs = tuple(os.path.abspath(path) for path in settings.dirs)
+    files, frequency = settings.uwsgi_files, settings.frequency
+    retry, application = settings.uwsgi_retry, settings.application
+    return Uwsgi(dirs, files, frequency, retry, application)

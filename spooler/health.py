@@ -13,6 +13,7 @@ from .clock import CLOCK, Clock
 from .logs import escape
 from .spooldir import SpoolDir, pauses
 from .spooldir.repair import dropped
+from .spooldir.uwsgi_files import is_uwsgi_name
 from .status import living
 from .task import Name, iso, minute_start_us
 
@@ -134,8 +135,12 @@ def _not_adopted(spool: SpoolDir, bounds: Bounds, now_us: int) -> Iterator[str]:
     for folder in (".", *map(str, spool.priorities())):
         for file in dropped(spool, folder):
             status = spool.status(f"{folder}/{file}")
-            if status is not None:
-                count += now_us - status.st_ctime_ns // 1000 > bounds.max_age * 1e6
+            if status is None:
+                continue
+            since_ns = status.st_ctime_ns
+            if is_uwsgi_name(file):  # which may have been left until it is due
+                since_ns = max(since_ns, status.st_mtime_ns)
+            count += now_us - since_ns // 1000 > bounds.max_age * 1e6
     if count:
         text = "dropped more than {:g} s ago and not adopted: see the daemon's log"
         yield f"{count} {text.format(bounds.max_age)}"

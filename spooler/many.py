@@ -250,6 +250,7 @@ def put_calls(calls: Iterable[Call], options: PutOptions) -> Batch:
         SpoolUncertain: The last sync failed: they may run.
         OSError: From the file system; there is no task then.
     """
+    _check_here(options)
     spool = options.spool or default_path()
     asked, keeps = options.priority is not None, False
     last: PutOptions | None = None
@@ -293,6 +294,15 @@ def _line(call: Call) -> bytes:
     )
 
 
+def _check_here(options: PutOptions) -> None:
+    """Check that a task, or a batch, is not for the spool behind a socket."""
+    if options.remote is not None or options.outbox:
+        raise UsageError(
+            f"a batch cannot go to {options.remote or 'an outbox'}: put its tasks one"
+            " by one"
+        )
+
+
 def _check(call: Call, spool: str, priority: int | None, *, asked: bool) -> None:
     """Check that a call may be in a batch.
 
@@ -301,6 +311,7 @@ def _check(call: Call, spool: str, priority: int | None, *, asked: bool) -> None
         asked: Somebody has chosen it; then it goes over those of decorators.
     """
     options = call.options
+    _check_here(options)
     for name, value in (("key", options.key), ("id", options.id)):
         if value is not None:
             raise UsageError(f"a task in a batch cannot have {name}=: put it by itself")
@@ -343,6 +354,7 @@ def put_rows(
         SpoolUncertain: The last sync failed: they may run.
         OSError: From the file system; there is no task then.
     """
+    _check_here(options)
     spool = options.spool or default_path()
     keeps = options.keeps or options.run.keep_result is not None
     with Collected() as lines:

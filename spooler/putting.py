@@ -4,6 +4,7 @@ Importing this loads the standard library and msgspec, nothing else.
 """
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -11,16 +12,20 @@ from typing import Final, Literal
 
 import msgspec
 
+from .addresses import parse_address
 from .clock import CLOCK
 from .codec import SHORT, around, encode
 from .errors import DuplicateError, UsageError
 from .handle import Handle, spool_dir
 from .moments import parse_at
 from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
+from .packet import encode_packet
+from .remote import FORWARD, RemoteHandle, packed
 from .spooldir import SpoolDir, keys
 from .spooldir.body import Body, pieces
 from .spooldir.quick import put_quickly
 from .spooldir.room import LOOK_EVERY_US, check_room
+from .spooldir.signing import signer_here
 from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, is_id
 
 At = int | float | str | datetime | timedelta
@@ -48,6 +53,8 @@ class PutOptions:
         id: 16 hex digits, to choose the task's id.
         key: At most one task of this name with this key waits or runs.
         keeps: Whether the function's decorator says that results are kept.
+        remote: The address of the spool, if it is behind a socket.
+        outbox: Keep the task in ``spool`` until it could be sent there.
     """
 
     at: At | None = None
@@ -60,6 +67,8 @@ class PutOptions:
     key: str | None = None
     run: RunOptions = NO_OPTIONS
     keeps: bool = False
+    remote: str | None = None
+    outbox: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +93,7 @@ class Call:
             UsageError: An option cannot be.
             SpoolFull: A limit of the spool is reached.
             SpoolUncertain: The last sync failed: the task may run.
+            SpoolUnreachable, SpoolRefused: Of a spool behind a socket.
             OSError: From the file system; there is no task then.
         """
         return put(self.task, self.args, self.options)
@@ -110,6 +120,9 @@ class Call:
         for name, value in (("key", options.key), ("id", options.id)):
             if value is not None:
                 raise UsageError(f"{self.task}: a follower cannot have {name}=")
+        if options.remote is not None:
+            problem = "a follower goes into the spool of the task that it follows"
+            raise UsageError(f"{self.task}: {problem}, not to {options.remote}")
         if options.spool is not None and options.spool != spool:
             raise UsageError(
                 f"{self.task}: a follower goes into the spool of the task that it"
@@ -192,6 +205,8 @@ def can_be_prepared(options: PutOptions) -> bool:
         and options.id is None
         and options.key is None
         and options.body is None
+        and options.remote is None
+        and not options.outbox
         and options.spool in (None, os.path.abspath(options.spool or ""))
     )
 
@@ -207,8 +222,11 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
         DuplicateError: Another task has its key, and ``if_exists`` is ``raise``.
         SpoolFull: A limit of the spool is reached.
         SpoolUncertain: The last sync failed: the task may run.
+        SpoolUnreachable, SpoolRefused: Of a spool behind a socket.
         OSError: From the file system; there is no task then.
     """
+    if options.remote is not None or options.outbox:
+        return _put_elsewhere(task, args, options)
     priority = check_priority(options.priority)
     now_us = CLOCK.now_us()
     name = Name(
@@ -247,6 +265,80 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
             name = there or name
     keeps = options.keeps or run.keep_result is not None
     return Handle(name.id, task, path, name, _keeps=keeps)
+
+
+def _put_elsewhere(task: str, args: bytes, options: PutOptions) -> Handle:
+    """Send a task to the spool behind a socket, or put what will send it.
+
+    Raises:
+        UsageError, SpoolUnreachable, SpoolRefused: As for ``put``.
+        OSError: From the file system.
+    """
+    address = options.remote
+    if address is None:
+        raise UsageError("outbox= needs spooler= with the address of a socket")
+    priority, key = check_priority(options.priority), _check_key(options)
+    now_us = CLOCK.now_us()
+    due_us = now_us if options.at is None else _due(options.at, now_us)
+    task_id = os.urandom(8).hex() if options.id is None else _check_id(options.id)
+    signer = signer_here()
+    head = encode(
+        task,
+        args,
+        at=_exact(due_us),
+        priority=priority,
+        id=task_id if signer is None else None,  # which adds it
+        key=key,
+        traceparent=options.traceparent,
+        options=None if options.run is NO_OPTIONS else options.run,
+    )
+    with pieces(head, options.body) as chunks:
+        file = b"".join(chunks)
+    if signer is not None:
+        file = signer.sign(task_id, file)
+    due = None if options.at is None else due_us / 1e6
+    pairs, body = packed(task, args, file, due=due, priority=priority)
+    if options.outbox:
+        return put_outbox(address, pairs, body, options, task=task, task_id=task_id)
+    from .sending import send  # noqa: PLC0415 (few need it)
+
+    send(address, pairs, body)
+    return RemoteHandle(task_id, task, address, None)
+
+
+def put_outbox(
+    address: str,
+    pairs: Mapping[bytes, bytes],
+    body: bytes = b"",
+    options: PutOptions | None = None,
+    *,
+    task: str = "",
+    task_id: str | None = None,
+) -> Handle:
+    """Put a task here that sends a packet to a socket, as soon as somebody is there.
+
+    Args:
+        pairs: The packet.
+        body: Its body.
+        options: Where and how it is put here: ``spool`` and ``durability`` count.
+        task: What is sent, for people.
+        task_id: The id of the task that is put here.
+
+    Returns:
+        A handle on the task that is put here.
+
+    Raises:
+        UsageError, SpoolFull, SpoolUncertain, OSError: As for ``put``.
+    """
+    options = options or PutOptions()
+    own = PutOptions(
+        spool=options.spool,
+        durability=options.durability,
+        id=task_id,
+        body=encode_packet(pairs) + body,
+    )
+    parse_address(address)
+    return put(FORWARD, msgspec.json.encode({"to": address, "task": task}), own)
 
 
 def _check_key(options: PutOptions) -> str | None:

@@ -1,6 +1,6 @@
 """Task name → function and its options."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -11,6 +11,11 @@ from .limits import Limits
 from .options import NO_OPTIONS, RunOptions
 from .retry import RetryOptions
 from .schedule import Schedule
+from .spooldir.reading import TaskFile
+from .task import Claim, Outcome
+
+Handler = Callable[[Claim, TaskFile], Outcome]
+"""Runs a task that its worker holds; what it raises is an outcome too."""
 
 
 class Kind(Enum):
@@ -33,6 +38,8 @@ class Entry:
         schedule: When the daemon puts it by itself; None for never.
         overlap: A slot's task is put although the last one has not finished.
         is_async: It is an ``async def`` function.
+        watches: The file or folder whose change has the daemon put it, absolute.
+        handler: Runs the task instead of the function.
         is_plain: Its runs need nothing but their arguments.
     """
 
@@ -50,6 +57,8 @@ class Entry:
     schedule: Schedule | None = None
     overlap: bool = False
     is_async: bool = False
+    watches: str | None = None
+    handler: Handler | None = None
     is_plain: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
@@ -68,11 +77,25 @@ class Entry:
             )
 
 
+Translate = Callable[[Entry, Claim, TaskFile], Mapping[str, object]]
+"""Makes the arguments of a function from what a uWSGI task holds."""
+
+
 class Registry:
-    """The functions of this process, by task name."""
+    """The functions of this process, by task name.
+
+    Attributes:
+        rest: Runs the tasks of all other names; None for nobody.
+        others: Returns those of them that it knows; ``*`` if any name may be one.
+        translate: Makes the arguments of functions from uWSGI's tasks; None to take
+            pairs as they are.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[str, Entry] = {}
+        self.rest: Entry | None = None
+        self.others: Callable[[], list[str]] = list
+        self.translate: Translate | None = None
 
     def add(self, entry: Entry) -> None:
         """Register a function.
@@ -93,6 +116,10 @@ class Registry:
     def get(self, name: str) -> Entry | None:
         """Return the entry of that name, if there is one."""
         return self._entries.get(name)
+
+    def find(self, name: str) -> Entry | None:
+        """Return what runs the tasks of that name, if anything does."""
+        return self._entries.get(name, self.rest)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())

@@ -1,12 +1,15 @@
 """Notice that the application's code has changed (``--reload``): for development.
 
+Or that a file was touched which stands for that: for those who deploy with uWSGI's
+``touch-reload``. Such a file is looked at each second, whatever happens to it.
+
 Their directories are watched, not the files, so that an editor may write in place or
 rename a new file over the old one. What cannot be watched is looked at now and then.
 """
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from math import inf
 from typing import Final
 
@@ -31,6 +34,7 @@ class CodeWatch:
     Args:
         add_reader: How to be called when a descriptor is readable.
         watch: What watches directories; absolute paths are given to it.
+        touch: Files that stand for the code, absolute; they need not be there.
     """
 
     def __init__(
@@ -38,10 +42,13 @@ class CodeWatch:
         add_reader: Callable[[int, Callable[[], None]], None],
         watch: Watch,
         clock: Clock = CLOCK,
+        *,
+        touch: Collection[str] = (),
     ) -> None:
         self._watch = watch
         self._clock = clock
         self._files: dict[str, Stamp | None] = {}
+        self._touch = {path: stamp(path) for path in touch}
         self._folders: set[str] = set()
         self._due_at: float | None = None
         self._look_at: float | None = None
@@ -74,7 +81,8 @@ class CodeWatch:
         blind = [
             f for f in missing if not self._watch.add(f, self._noted(f), self._lost)
         ]
-        self._look_at = self._clock.monotonic() + LOOK_EVERY if blind else None
+        look = blind or self._touch
+        self._look_at = self._clock.monotonic() + LOOK_EVERY if look else None
         if len(blind) < len(missing):
             self._look()
 
@@ -91,11 +99,12 @@ class CodeWatch:
 
     def _look(self) -> None:
         """Compare the files with what they were."""
-        for path, before in self._files.items():
-            now = stamp(path)
-            if now != before:
-                self._files[path] = now
-                self._changed(path)
+        for files in (self._files, self._touch):
+            for path, before in files.items():
+                now = stamp(path)
+                if now != before:
+                    files[path] = now
+                    self._changed(path)
 
     def _changed(self, path: str) -> None:
         if self._due_at is None:

@@ -1,6 +1,7 @@
 """One run of a task: what it needs, and the call of its function."""
 
 import os
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -32,6 +33,8 @@ class Run(msgspec.Struct):
         values: Its arguments, if there is nothing else in its file.
         alone: It leaves nothing but its file when it has succeeded.
         known: What its function can ask about it, if it has.
+        tell: Sends lines to the supervisor at once.
+        is_limited: It has a time limit that ends with it.
     """
 
     path: str
@@ -47,6 +50,8 @@ class Run(msgspec.Struct):
     values: dict[str, object] | None = None
     alone: bool = False
     known: CurrentTask | None = None
+    tell: Callable[[list[str]], None] | None = None
+    is_limited: bool = False
 
     def current(self) -> CurrentTask:
         """Return what its function can ask about it."""
@@ -55,6 +60,28 @@ class Run(msgspec.Struct):
                 self.claim, self.task, self.spool, self.hard_timeout, self.started_us
             )
         return self.known
+
+    def limit(self, seconds: float) -> None:
+        """Have the worker killed so many seconds from now, unless the run has ended.
+
+        A hard limit that it has already stays.
+
+        Args:
+            seconds: 0 to take the last such limit back.
+        """
+        limits = [seconds] if seconds > 0 else []
+        if self.hard_timeout is not None:
+            over = (CLOCK.now_us() - self.started_us) / 1e6
+            limits.append(max(0.001, self.hard_timeout - over))
+        self.is_limited = True
+        if self.tell is not None:
+            self.tell([f"!limit {min(limits, default=0)} {self.path}"])
+
+
+def running() -> Run | None:
+    """Return the run whose function has called; None if it is no task's."""
+    run = getattr(CURRENT.get(), "__self__", None)
+    return run if isinstance(run, Run) else None
 
 
 class Forks:

@@ -16,7 +16,7 @@ import msgspec
 from .arguments import BodyKind
 from .current import CurrentTask
 from .errors import ArgumentsError, Fail, Retry, SoftTimeout
-from .registry import Entry, Kind
+from .registry import REGISTRY, Entry, Kind
 from .retry import MAX_BACKOFF
 from .spooldir import SpoolDir
 from .spooldir.reading import TaskFile
@@ -108,6 +108,9 @@ def run_task(
             if result is None and entry.kind is _TASK:
                 return ACKED
             return _judge(entry, _finish(result, wait), keep=keep)
+        if entry.handler is not None:
+            with guard or _NOTHING:
+                return entry.handler(claim, task)
         call = _prepare_or_say_why_not(entry, claim, task, values)
         if isinstance(call, Outcome):
             return call
@@ -188,7 +191,11 @@ def _prepare_or_say_why_not(
 
 def _prepare(entry: Entry, claim: Claim, task: TaskFile) -> _Call:
     arguments = entry.arguments
-    values: dict[str, Any] = arguments.decode(task.header.args)
+    raw = task.header.args
+    is_uwsgis = task.header.uwsgi or task.header.pairs is not None
+    if is_uwsgis and REGISTRY.translate is not None:
+        raw = REGISTRY.translate(entry, claim, task)
+    values: dict[str, Any] = arguments.decode(raw)
     if arguments.wants_dict:
         values["spooler_task_name"] = claim.file
         body = task.body()

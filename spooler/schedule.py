@@ -24,11 +24,16 @@ class Interval:
     Not since the daemon began: so all daemons, and the same one after a restart,
     agree on the slots. A day's interval is due at midnight UTC.
 
+    Attributes:
+        times: So many slots count after a daemon has begun, or has read the code
+            anew, and then no more; 0 for all.
+
     Raises:
         UsageError: Not from ``MIN_INTERVAL`` to ``MAX_INTERVAL``.
     """
 
     seconds: float
+    times: int = 0
 
     def __post_init__(self) -> None:
         if not MIN_INTERVAL <= self.seconds <= MAX_INTERVAL:
@@ -44,7 +49,8 @@ class CronLine:
 
     Attributes:
         line: Minute, hour, day of the month, month, day of the week.
-        tz: Name of the zone in the tz database, such as ``Europe/Paris``.
+        tz: Name of the zone in the tz database, such as ``Europe/Paris``; or what
+            ``local_zone`` has found.
     """
 
     line: str

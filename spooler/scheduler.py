@@ -11,7 +11,8 @@ from .clock import CLOCK, Clock
 from .codec import encode
 from .known import Known
 from .logs import escape
-from .schedule import CronLine, Schedule
+from .monitors import Monitors
+from .schedule import CronLine, Interval, Schedule
 from .spooldir import SpoolDir, timers
 from .task import DEFAULT_PRIORITY, Name, iso
 
@@ -35,7 +36,15 @@ class _Timer:
     known: Known
     schedule: Schedule
     look_us: int = 0
+    left: int = 0  # slots that still count, if not all do
+    last_us: int | None = None  # the newest slot that was counted
     error: str = ""  # what stood in the way the last time
+
+    def count(self, slot_us: int) -> None:
+        """Count a slot that was put, by whomever."""
+        if self.left and slot_us != self.last_us:
+            self.left -= 1
+            self.last_us = slot_us
 
 
 class Scheduler:
@@ -45,6 +54,7 @@ class Scheduler:
         self._spool = spool
         self._clock = clock
         self._timers: list[_Timer] = []
+        self._monitors = Monitors(spool, clock)
         self._seen_us = 0
 
     def use(self, known: list[Known]) -> None:
@@ -54,18 +64,24 @@ class Scheduler:
             for each in known
             if (schedule := each.interval or each.cron) is not None
         ]
+        self._monitors.use(known)
 
     def __len__(self) -> int:
-        return len(self._timers)
+        return len(self._timers) + len(self._monitors)
 
     @property
     def next_us(self) -> int | None:
         """When ``put_due`` has something to do, in µs since the epoch."""
-        return min((timer.look_us for timer in self._timers), default=None)
+        moments = [timer.look_us for timer in self._timers]
+        if self._monitors:
+            moments.append(self._monitors.next_us)
+        return min(moments, default=None)
 
     def put_due(self) -> None:
-        """Put the tasks of all slots that have come."""
+        """Put the tasks of all slots that have come, and of files that have changed."""
         now_us = self._clock.now_us()
+        if self._monitors:
+            self._monitors.put_due(now_us)
         set_back = now_us < self._seen_us
         self._seen_us = now_us
         for timer in self._timers:
@@ -95,8 +111,16 @@ class Scheduler:
         again_us = never if upcoming_us is None else upcoming_us
         if slot_us is None:
             return again_us
+        if isinstance(timer.schedule, Interval) and timer.schedule.times:
+            if timer.last_us is None:  # what was missed before does not count
+                timer.last_us, timer.left = slot_us, timer.schedule.times
+                with timers.lock(self._spool):
+                    timers.begin(self._spool, task, slot_us)
+            if not timer.left or slot_us <= timer.last_us:
+                return again_us if timer.left else never
         self._take_back(timer, slot_us, now_us)
         if self._is_put(task, slot_us):
+            timer.count(slot_us)
             return again_us
         with timers.lock(self._spool):
             last_us = timers.latest_slot(self._spool, task)
@@ -110,6 +134,7 @@ class Scheduler:
                     pause_us = max(LOOK_AGAIN_US, LOOK_SHARE * took_us)
                     return min(again_us, now_us + pause_us)
                 self._put(timer.known, slot_us)
+                timer.count(slot_us)
         return again_us
 
     def _take_back(self, timer: _Timer, slot_us: int, now_us: int) -> None:

@@ -4,6 +4,8 @@ What a task may be waiting for comes first. All else has its moment, and until o
 come nobody asks for it.
 """
 
+import errno
+import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +19,7 @@ from .spooldir import SpoolDir
 from .spooldir.recovery import ProcessLock, sweep
 from .spooldir.results import Sweeper
 from .supervisor import Supervisor
-from .wakeup import Watch
+from .wakeup import Watch, file_system
 
 LOOK_FOR_DEAD: Final = 1.0
 """Seconds between two looks for processes of other daemons that have died."""
@@ -158,3 +160,17 @@ class Served:
         if backlog.is_blind and self._scanned_at <= self._busy_at:
             backlog.stale = True  # nobody told what the last task has put
         return self._scanned_at > 0 and not backlog.stale
+
+
+def explain(spool: SpoolDir, error: OSError) -> str:
+    """Say why a spool cannot be served, and what would help."""
+    match error.errno:
+        case errno.ENOSYS | errno.ENOLCK | errno.EOPNOTSUPP:
+            kind = file_system(spool.path)
+            return f"its file system ({kind}) has no locks, which spoold needs (flock)"
+        case errno.EROFS:
+            return "its file system is read-only: remount it, or name another spool"
+        case errno.EACCES | errno.EPERM:
+            return f"user {os.geteuid()} has no permission: run spoold as its owner"
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror}{where}"

@@ -29,11 +29,11 @@ loses slots of such other lines on the day of the change.
 from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from typing import Final
-from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from .errors import UsageError
+from .local_zone import zone_of
 from .schedule import CronLine, Interval, Schedule
 from .task import MAX_DUE_US
 
@@ -45,7 +45,7 @@ def _zone(name: str) -> tzinfo:
         # Needs no tz database, and cronsim takes a shorter way.
         return UTC
     try:
-        return ZoneInfo(name)
+        return zone_of(name)
     except (KeyError, ValueError, OSError):
         # OSError: a directory or too long a name, if the tzdata package is there.
         raise UsageError(f"there is no time zone {name!r}") from None

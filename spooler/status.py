@@ -280,7 +280,9 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
             tasks = each.get("tasks")
             if isinstance(tasks, list):  # else the file was damaged
                 known.update(task for task in tasks if isinstance(task, str))
-        unknown = {k: n for k, n in counts.waiting_names.items() if k not in known}
+        if "*" not in known:
+            names = counts.waiting_names.items()
+            unknown = {name: number for name, number in names if name not in known}
     return {
         "spool": spool.path,
         "waiting": counts.waiting,

@@ -99,6 +99,7 @@ class Supervisor:
         self._dead.use(
             {each.name: each.retry for each in known},
             {each.name: each.on_failure for each in known if each.on_failure},
+            forker.rest,
         )
         names = frozenset(each.name for each in known if each.is_async)
         coroutines = self._settings.async_concurrency if names else 0

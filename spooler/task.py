@@ -106,7 +106,7 @@ def check_task_name(name: str) -> str:
         or not (name[:1].isalnum() or name[:1] == "_")
         or " " in name
         or "/" in name
-        or name.endswith((".tmp", ".why"))
+        or f".{name}".endswith((".tmp", ".why"))
         or len(name.encode()) > 128
     ):
         raise TaskNameError(name)

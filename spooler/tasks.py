@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
 import msgspec
 
+from .addresses import find_address
 from .arguments import BodyKind
 from .errors import ArgumentsError, UsageError
 from .filling import fill
@@ -41,7 +42,7 @@ _MAGIC: Final = frozenset({"at", "priority", "body", "spooler"})
 _PLAIN_OPTIONS: Final = frozenset(
     field.name
     for field in dataclasses.fields(PutOptions)
-    if field.name not in ("run", "keeps")
+    if field.name not in ("run", "keeps", "remote")
 )
 
 
@@ -72,9 +73,13 @@ class PutKeywords(RunKeywords, total=False):
 
 
 class UsingKeywords(PutKeywords, total=False):
-    """What ``Task.using`` takes besides: which spool, a ``Spooler`` or a path."""
+    """What ``Task.using`` takes besides: which spool, a ``Spooler`` or a path.
+
+    Or the address of a socket, and whether an outbox here is to keep the task.
+    """
 
     spooler: str | os.PathLike[str] | None
+    outbox: bool | None
 
 
 class TaskOptions(RunKeywords, total=False):
@@ -118,6 +123,7 @@ class Task(Generic[P, R]):
         self._options = options
         parameters = inspect.signature(function).parameters
         self._magic = _MAGIC - (parameters.keys() - {"body"})
+        self._takes_outbox = "outbox" in parameters
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"
@@ -174,9 +180,10 @@ class Task(Generic[P, R]):
 
         Args:
             **options: ``at``, when it is due; ``priority``, smaller is more urgent;
-                ``body``, bytes, a path or a binary file; ``spooler``, which spool;
-                ``durability``; ``id``, 16 hex digits; ``traceparent``; and those of
-                the decorator that a put may change (docs/reference/api.md).
+                ``body``, bytes, a path or a binary file; ``spooler``, which spool,
+                or the address of a socket; ``outbox``, keep it here until somebody is
+                there; ``durability``; ``id``, 16 hex digits; ``traceparent``; and those
+                of the decorator that a put may change (docs/reference/api.md).
 
         Raises:
             UsageError: One of them cannot be.
@@ -250,6 +257,8 @@ class Task(Generic[P, R]):
         self, options: PutOptions, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Call:
         magic = {key: kwargs.pop(key) for key in self._magic if key in kwargs}
+        if "spooler" in magic and not self._takes_outbox and "outbox" in kwargs:
+            magic["outbox"] = kwargs.pop("outbox")
         if magic:
             options = overlay(options, **magic)
         self._entry.check_run(options.run)
@@ -350,7 +359,11 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
     """
     spooler = given.pop("spooler", None)
     if spooler is not None:
-        given["spool"] = os.path.abspath(os.fspath(spooler))
+        where = os.fspath(spooler)
+        address = find_address(where)
+        if address is None:
+            given["spool"] = os.path.abspath(where)
+        base = replace(base, remote=None if address is None else str(address))
         if given.get("durability") is None:  # a Spooler has one of its own
             given["durability"] = getattr(spooler, "durability", None)
     given = {key: value for key, value in given.items() if value is not None}

@@ -9,8 +9,9 @@ modules, cannot be replaced for a reload, and does not report how a worker died.
 
 Lines of JSON go both ways. To the template: ``{"fork": {...}}``, with the worker's
 socket attached, ``{"freeze": pid}`` and ``{"kill": pid}``. From it:
-``{"ready": [...], "files": {...}}`` or ``{"error": text}``, ``{"forked": pid}`` (null
-if that failed) and ``{"exit": pid, "status": n}``.
+``{"ready": [...], "others": [...], "rest": {...}, "files": {...}}`` or
+``{"error": text}``, ``{"forked": pid}`` (null if that failed) and ``{"exit": pid,
+"status": n}``.
 """
 
 import contextlib
@@ -27,7 +28,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -35,6 +37,7 @@ import msgspec
 from . import logs, worker
 from .channel import WorkerSettings
 from .errors import EXIT_FAILED, UsageError
+from .forwarding import FORWARD_ENTRY
 from .known import Start, known_of
 from .loop import STOPPING, take_signals
 from .options import RunOptions
@@ -47,13 +50,21 @@ _prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 log = logging.getLogger(__name__)
 
 
-def load(modules: list[str]) -> None:
+def load(
+    modules: list[str],
+    paths: Sequence[str] = (),
+    calls: Mapping[str, str] | None = None,
+) -> None:
     """Import the user's modules, given by name or as a path that ends in .py.
+
+    Args:
+        paths: What goes into Python's path before the current directory.
+        calls: By module: the function in it that is called then.
 
     Raises:
         UsageError: One cannot be imported; one line, with the place.
     """
-    sys.path.insert(0, os.getcwd())
+    sys.path[:0] = [*paths, os.getcwd()]
     for module in modules:
         name = module
         if module.endswith(".py"):
@@ -61,9 +72,12 @@ def load(modules: list[str]) -> None:
             sys.path.insert(0, folder)
             name = file[:-3]
         try:
-            importlib.import_module(name)
+            imported = importlib.import_module(name)
+            if calls and name in calls:
+                getattr(imported, calls[name])()
         except BaseException as error:
             raise UsageError(_explain(module, error)) from error
+    REGISTRY.add(FORWARD_ENTRY)
     for entry in REGISTRY:
         _check_followers(entry.name, entry.run)
         if entry.schedule is not None:
@@ -167,7 +181,11 @@ class Template:
             # second change in the same second would not be seen.
             sys.dont_write_bytecode = True
         try:
-            load(start.modules)
+            if start.uwsgi is not None:
+                from .ext.uwsgi import begin  # noqa: PLC0415 (few have need of it)
+
+                begin(start.uwsgi, daemon=start.parent)
+            load(start.modules, start.paths, start.calls)
         except UsageError as error:
             log.debug("import", exc_info=error.__cause__)
             self._tell({"error": str(error)})
@@ -181,7 +199,10 @@ class Template:
         signal.signal(signal.SIGCHLD, _nothing)
         known = [known_of(entry) for entry in REGISTRY]
         files = source_files(start.modules) if start.reload else {}
-        self._tell({"ready": msgspec.to_builtins(known), "files": files})
+        rest = None if REGISTRY.rest is None else asdict(REGISTRY.rest.retry)
+        ready = msgspec.to_builtins(known)
+        others = REGISTRY.others()
+        self._tell({"ready": ready, "files": files, "rest": rest, "others": others})
         # From here on the end of its socket tells that the daemon has died, so that
         # what the tasks have started can be killed too.
         _prctl(_PR_SET_PDEATHSIG, 0)

@@ -21,6 +21,7 @@ from ..errors import (
     NotASpoolError,
     SpoolerError,
     SpoolFull,
+    SpoolUnreachable,
     UsageError,
 )
 from ..putting import default_path
@@ -69,6 +70,8 @@ class Commands(click.Group):
 
 def exit_code(problem: SpoolerError | OSError) -> int:
     """Return the exit code that stands for an error."""
+    if isinstance(problem, SpoolUnreachable):
+        return EXIT_TRY_LATER
     if isinstance(problem, OSError):
         if problem.errno in _NOT_ALLOWED:
             return EXIT_SETTINGS

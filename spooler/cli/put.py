@@ -12,6 +12,7 @@ from typing import Any, Final, get_args
 import click
 import msgspec
 
+from ..addresses import parse_address
 from ..clock import CLOCK
 from ..errors import UsageError
 from ..moments import parse_at
@@ -28,7 +29,7 @@ _ELSEWHERE: Final = {
     "at": "--at",
     "priority": "--priority",
     "body": "--body",
-    "spooler": "--dir",
+    "spooler": "--dir or --spooler",
 }
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -41,6 +42,7 @@ Examples:
   spool put --from tasks.jsonl
   spool put resize --from widths.jsonl --at +1h
   spool put import_rows file=rows.csv --then build_index --on-failure tell_somebody
+  spool put resize photo=1.png --spooler photos.example.org:10001 --outbox
 """
 
 
@@ -87,6 +89,16 @@ Examples:
 @click.option(
     "--keep-log/--no-keep-log", default=None, help="Keep what it prints, or never."
 )
+@click.option(
+    "--spooler",
+    metavar="ADDRESS",
+    help="Send it to the spoold that listens at HOST:PORT, or at this socket's path.",
+)
+@click.option(
+    "--outbox",
+    is_flag=True,
+    help="With --spooler: put it here; spoold sends it as soon as it can.",
+)
 @click.option("--fast", is_flag=True, help="Do not sync: a power cut may lose it.")
 @click.option(
     "--then",
@@ -114,6 +126,8 @@ def put(
     then: Sequence[str],
     on_failure: Sequence[str],
     key: str | None,
+    spooler: str | None,
+    outbox: bool,
     **run: Any,
 ) -> None:
     """Put a task, and print its id.
@@ -141,6 +155,8 @@ def put(
         id=task_id or os.urandom(8).hex(),
         key=key,
         run=_run_options(run, then, on_failure),
+        remote=None if spooler is None else str(parse_address(spooler)),
+        outbox=outbox,
     )
     due = {"priority": priority, "due": iso(due_us)}
     if source is not None:
@@ -166,6 +182,7 @@ def _check_alone(arguments: Sequence[str], options: PutOptions) -> None:
         "--body": options.body,
         "--key": options.key,
         "options of one task's run": options.run is not NO_OPTIONS,
+        "--spooler": options.remote or options.outbox,
     }
     for name, value in given.items():
         if value:

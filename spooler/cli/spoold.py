@@ -2,12 +2,14 @@
 
 import os
 import sys
+from dataclasses import replace
 from typing import Any, NoReturn, get_args
 
 import click
 
 from .. import __version__, logs
 from ..config import (
+    UWSGI_RETRY,
     AsyncBackend,
     KeepLog,
     Settings,
@@ -21,6 +23,8 @@ from ..logs import LEVELS, escape
 from ..loop import hold_signals
 from ..retry import RetryPolicy
 from .room import room_options
+from .sockets import socket_options, take_sockets
+from .uwsgi_ini import enter_ini, put_ini, uwsgi_ini_option
 
 EPILOG = """\b
 Examples:
@@ -28,6 +32,7 @@ Examples:
   spoold --dir ./spool --import tasks
   spoold --dir ./mail --dir ./photos --import shop.tasks --workers 4
   spoold --dir ./spool --import tasks --burst
+  spoold --uwsgi-ini app.ini
 
 \b
 Signals: TERM and INT finish what runs (at most --grace seconds) and stop; a second
@@ -90,6 +95,7 @@ _DEFAULTS = RetryPolicy()
     callback=_read_config,
     help="A TOML file with settings.",
 )
+@uwsgi_ini_option
 @click.option(
     "--dir",
     "dirs",
@@ -211,6 +217,7 @@ _DEFAULTS = RetryPolicy()
     help="Serve a spool that others could have their hands on, and warn.",
 )
 @room_options
+@socket_options
 @click.option(
     "--key-file",
     type=click.Path(readable=False),
@@ -250,6 +257,16 @@ _DEFAULTS = RetryPolicy()
     help="Part of that time, 0 to 1, that is left to chance.",
 )
 @click.option(
+    "--uwsgi",
+    is_flag=True,
+    help="Run an application that was written for uWSGI's spooler, as it is.",
+)
+@click.option(
+    "--uwsgi-files",
+    is_flag=True,
+    help="Share the directory with a uWSGI: write and lock its own files.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
@@ -259,6 +276,8 @@ _DEFAULTS = RetryPolicy()
 @click.version_option(__version__)
 def main(**options: Any) -> None:
     """Run the tasks in spool directories."""
+    ini = options.pop("uwsgi_ini")
+    put_ini(ini, options)
     try:
         settings = _settings(options)
     except UsageError as error:
@@ -266,11 +285,16 @@ def main(**options: Any) -> None:
         sys.exit(EXIT_USAGE)
     logs.configure(settings.log_level, json=settings.log_json)
     try:
+        enter_ini(ini, settings.dirs)
         if settings.key_file is not None:
             from ..spooldir.key_file import KEY_FILE, load  # noqa: PLC0415 (seldom)
 
             load(settings.key_file)
             os.environ[KEY_FILE] = settings.key_file  # what tasks put is signed too
+        if settings.sockets is not None and settings.sockets.secret_file is not None:
+            from ..sending import SECRET_FILE  # noqa: PLC0415 (seldom)
+
+            os.environ[SECRET_FILE] = settings.sockets.secret_file  # tasks may send
         hold_signals()
         forker = start_template(settings, anew=False)
         # Not before: the two processes import at the same time.
@@ -287,14 +311,24 @@ def main(**options: Any) -> None:
 
 def _settings(options: dict[str, Any]) -> Settings:
     policy = ("max_attempts", "backoff", "backoff_max", "jitter")
-    retry = RetryPolicy(**{name: options.pop(name) for name in policy})
+    given = {name: options.pop(name) for name in policy}
+    retry = RetryPolicy(**given)
+    options["uwsgi_retry"] = replace(UWSGI_RETRY, **_only_given(given))
     options["max_rss"] = parse_rss(options["max_rss"] or "0")
     options["min_free"] = parse_free(options["min_free"])
+    options["sockets"] = take_sockets(options)
     options["allow_uids"] = options.pop("allow_uid")
     options["allow_groups"] = options.pop("allow_group")
     if options["key_file"] is not None:
         options["key_file"] = os.path.abspath(options["key_file"])
     return Settings(**options, retry=retry)
+
+
+def _only_given(options: dict[str, Any]) -> dict[str, Any]:
+    """Return those options that were not left at their defaults."""
+    source = click.get_current_context().get_parameter_source
+    default = click.core.ParameterSource.DEFAULT
+    return {key: value for key, value in options.items() if source(key) != default}
 
 
 def _stop(error: Exception) -> NoReturn:

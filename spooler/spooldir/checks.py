@@ -7,6 +7,7 @@ way is not told of. Specification: docs/format.md.
 import os
 import select
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -286,7 +287,7 @@ class Check:
     # -- left-overs -------------------------------------------------------------
 
     def _left_overs(self) -> Iterator[Finding]:
-        for path in left_overs(self._spool, self._clock):
+        for path in left_overs(self._spool, self._clock, most=sys.maxsize):
             text = "was left behind, and nobody needs it"
             yield Finding("leftover", path, text, partial(self._remove, path))
 

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Collection
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..alarm import Alarm
 from ..clock import CLOCK, Clock
@@ -25,6 +25,7 @@ from .owner import id_of
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
 from .signing import Signer
+from .uwsgi_files import REST, bring_over, is_uwsgi_name, locked, number_of
 
 SETTLE_US: Final = 1_000_000
 """How long a file must have been left alone before it is judged by that alone."""
@@ -48,6 +49,27 @@ class Writers(Enum):
     UNKNOWN = "unknown"
 
 
+class NotDue(NamedTuple):
+    """A file that is left to uWSGI until it is due, in µs since the epoch."""
+
+    due_us: int
+
+
+class _Found(NamedTuple):
+    """A file that is looked at, and how: see ``Dropped.adopt``.
+
+    Attributes:
+        path: Relative to the spool.
+    """
+
+    folder: str
+    file: str
+    path: str
+    status: os.stat_result
+    finished: bool
+    may_reject: bool
+
+
 class Dropped:
     """The files in a spool that are not native yet.
 
@@ -57,6 +79,13 @@ class Dropped:
         owners: The uids whose files count as tasks.
         require_signature: Take a file with a key that is not signed for corrupt: it
             must not replace a task that is. Of others the worker finds that out.
+        uwsgi: What was uWSGI's is served as it would: packets in the root come last,
+            and every folder of digits is a priority's.
+        uwsgi_files: A uWSGI serves the directory too: its files stay until they are
+            due, and so do those that this process may not read.
+
+    Attributes:
+        shares: That is so.
     """
 
     def __init__(
@@ -66,8 +95,13 @@ class Dropped:
         clock: Clock = CLOCK,
         *,
         require_signature: bool = False,
+        uwsgi: bool = False,
+        uwsgi_files: bool = False,
     ) -> None:
         self._spool = spool
+        self._rest = REST if uwsgi else DEFAULT_PRIORITY
+        self._uwsgi = uwsgi
+        self.shares = uwsgi_files
         self._signer = spool.signer if require_signature else None
         self._owners = owners
         self._clock = clock
@@ -80,7 +114,7 @@ class Dropped:
 
     def adopt(
         self, folder: str, file: str, *, finished: bool, may_reject: bool = True
-    ) -> str | bool:
+    ) -> str | bool | NotDue:
         """Make a native task of a file, or put it aside, or let it wait.
 
         Args:
@@ -90,7 +124,8 @@ class Dropped:
 
         Returns:
             The native path; True if it should be looked at again in a second;
-            False if there is nothing more to do about it.
+            when, if it is left to uWSGI until then; False if there is nothing more
+            to do about it.
 
         Raises:
             IsADirectoryError: It is one, and stays where it is.
@@ -100,18 +135,32 @@ class Dropped:
         try:
             status = os.stat(path, dir_fd=self._spool.fd, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                text = "is a directory; left where it is"
-                raise IsADirectoryError(errno.EISDIR, text)
+                return self._pass_folder(path)
             if not stat.S_ISREG(status.st_mode):
                 kind = _KINDS.get(stat.S_IFMT(status.st_mode), "is not a regular file")
                 return not may_reject or self._reject(path, kind)
             # What has a native name is whole: see the format.
-            finished = finished or Name.parse(file) is not None
-            if self._is_being_written(path, status, finished=finished):
-                return True
-            return self._take(folder, file, path, status, may_reject=may_reject)
+            whole = finished or Name.parse(file) is not None
+            found = _Found(folder, file, path, status, whole, may_reject)
+            if is_uwsgi_name(file):
+                return self._adopt_uwsgi(found)
+            return self._is_being_written(found) or self._take(found)
         except FileNotFoundError:
             return False
+
+    def _pass_folder(self, path: str) -> bool:
+        """Look at a folder that is none of ours; tell whether to look again."""
+        priority = number_of(path) if self._uwsgi else None
+        if priority is None:
+            text = "is a directory; left where it is"
+            raise IsADirectoryError(errno.EISDIR, text)
+        if priority != path:
+            bring_over(self._spool.fd, path, priority)
+        return True
+
+    def has(self, path: str) -> bool:
+        """Tell whether there is a file of that path in the spool."""
+        return self._spool.has(path)
 
     def look(self) -> None:
         """Log what is due about files that had no line of their own."""
@@ -137,40 +186,53 @@ class Dropped:
             changed_ns = status.st_ctime_ns
         return self._clock.now_us() - changed_ns // 1000
 
-    def _is_being_written(
-        self, path: str, status: os.stat_result, *, finished: bool
-    ) -> bool:
-        match writers(path, dir_fd=self._spool.fd):
+    def _is_being_written(self, found: _Found) -> bool:
+        match writers(found.path, dir_fd=self._spool.fd):
             case Writers.SOME:
                 return True
             case Writers.NONE:
                 return False
             case Writers.UNKNOWN:
-                return not finished and self._left_alone_us(status) < SETTLE_US
+                left_us = self._left_alone_us(found.status)
+                return not found.finished and left_us < SETTLE_US
 
-    def _take(
-        self,
-        folder: str,
-        file: str,
-        path: str,
-        status: os.stat_result,
-        *,
-        may_reject: bool,
-    ) -> str | bool:
+    def _adopt_uwsgi(self, found: _Found) -> str | bool | NotDue:
+        """Adopt a file with uWSGI's name, unless uWSGI writes it or runs it."""
+        if self.shares:
+            mtime_us = found.status.st_mtime_ns // 1000
+            if mtime_us > self._clock.now_us():
+                return NotDue(min(mtime_us, MAX_DUE_US))
+            if found.status.st_uid not in self._owners:
+                text = f"belongs to uid {found.status.st_uid}: left to uWSGI"
+                raise PermissionError(errno.EPERM, text)
+        if self._is_being_written(found):
+            return True
+        try:
+            with locked(found.path, dir_fd=self._spool.fd) as is_held:
+                return self._take(found) if is_held else True
+        except PermissionError as error:
+            if self.shares or error.filename is None:  # it was not `open`
+                raise
+            return self._take(found)  # which says why it may not be read
+
+    def _take(self, found: _Found) -> str | bool | NotDue:
+        folder, file, path, status, _, may_reject = found
         native = Name.parse(file)
         try:
             task = open_task(path, self._owners, dir_fd=self._spool.fd)
             try:
-                name = native or self._name(task)
+                name = native or self._name(task, is_uwsgi=is_uwsgi_name(file))
                 if self._signer is not None and native is None:
                     self._check_key(self._signer, task)
-                found = os.fstat(task.fd)
+                opened = os.fstat(task.fd)
             finally:
                 task.close()
         except CorruptError as error:
             if self._left_alone_us(status) < SETTLE_US or not may_reject:
                 return True  # whoever made it may still have something to add
             return self._reject(path, error.reason)
+        if self.shares and is_uwsgi_name(file) and name.due_us > self._clock.now_us():
+            return NotDue(name.due_us)
         if folder != ".":
             name = name.but(priority=int(folder.partition("/")[0]))
         target = f"{name.folder}/{name}"
@@ -179,7 +241,7 @@ class Dropped:
         if self._spool.has(target):
             name = name.but(id=os.urandom(8).hex())
         if native is None and task.header.key is not None:
-            taken = self._take_key(path, found, name, task.header)
+            taken = self._take_key(path, opened, name, task.header)
             if isinstance(taken, bool):
                 return taken
             name = taken
@@ -227,13 +289,17 @@ class Dropped:
         )
         return False
 
-    def _name(self, task: TaskFile) -> Name:
+    def _name(self, task: TaskFile, *, is_uwsgi: bool) -> Name:
         header = task.header
         now_us = self._clock.now_us()
         dropped_us = max(0, min(task.ctime_ns // 1000, now_us))
+        due_us = _due(header, task.mtime_ns // 1000, dropped_us, now_us)
+        if is_uwsgi:  # which looks at nothing else
+            due_us = max(due_us, _due_by_mtime(header, task.mtime_ns // 1000, now_us))
+        default = self._rest if header.uwsgi else DEFAULT_PRIORITY
         return Name(
-            due_us=_due(header, task.mtime_ns // 1000, dropped_us, now_us),
-            priority=DEFAULT_PRIORITY if header.priority is None else header.priority,
+            due_us=due_us,
+            priority=default if header.priority is None else header.priority,
             attempt=0,
             id=_id(task),
             task=header.task,
@@ -254,11 +320,16 @@ def _due(header: Header, mtime_us: int, dropped_us: int, now_us: int) -> int:
             return parse_at(header.at, dropped_us)
         except ValueError as error:
             raise CorruptError(f"at: {error}") from None
-    if header.uwsgi and mtime_us > now_us:
-        if mtime_us > MAX_DUE_US:
-            raise CorruptError("at: its modification time is later than 2286")
-        return mtime_us
-    return dropped_us
+    return max(dropped_us, _due_by_mtime(header, mtime_us, now_us))
+
+
+def _due_by_mtime(header: Header, mtime_us: int, now_us: int) -> int:
+    """Return when the modification time of a packet says that it is due; 0 for now."""
+    if not header.uwsgi or mtime_us <= now_us:
+        return 0
+    if mtime_us > MAX_DUE_US:
+        raise CorruptError("at: its modification time is later than 2286")
+    return mtime_us
 
 
 def writers(path: str, *, dir_fd: int) -> Writers:

@@ -2,8 +2,10 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
+from math import log, log1p
 from typing import Final, TypeVar
 
 from .reserve import insist
@@ -71,10 +73,48 @@ def list_directory(root: int, path: str) -> list[str]:
         os.close(fd)
 
 
-def some_of(names: list[str], most: int) -> list[str]:
-    """Return so many names, from anywhere on: what stays hides no other for ever."""
-    start = int.from_bytes(os.urandom(4)) % max(1, len(names))
-    return [*names[start:], *names[:start]][:most]
+def each_name(root: int, path: str) -> Iterator[str]:
+    """Yield the names in a directory of the spool, in no order; none if it is gone.
+
+    However many there are, it takes no more memory.
+
+    Raises:
+        OSError: From the file system.
+    """
+    try:
+        fd = os.open(path, DIR_FLAGS, dir_fd=root)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        with os.scandir(fd) as entries:
+            for entry in entries:
+                yield entry.name
+    finally:
+        os.close(fd)
+
+
+def some_of(names: Iterable[str], most: int) -> list[str]:
+    """Return so many names, chosen by chance: what stays hides no other for ever.
+
+    All of them, if they are not more. Li's algorithm L (1994): of a long row most are
+    passed over without a look.
+    """
+    row = iter(names)
+    found = list(islice(row, most))
+    weight = 1.0
+    while len(found) == most:
+        weight *= _chance() ** (1 / most)
+        passed = log(_chance()) / log1p(-weight) if weight < 1.0 else 0.0
+        name = next(islice(row, int(passed), None), None)
+        if name is None:
+            break
+        found[int(_chance() * most)] = name
+    return found
+
+
+def _chance() -> float:
+    """Return a number by chance, above 0 and below 1."""
+    return (int.from_bytes(os.urandom(4)) + 0.5) / (1 << 32)
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -9,7 +9,7 @@ Specification: docs/format.md, section 8.
 import errno
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from threading import Event
@@ -20,7 +20,7 @@ from ..errors import SpoolUncertain
 from ..options import IfExists
 from ..task import Name
 from .body import PIECE
-from .files import NO_LINK, link_to, some_of
+from .files import NO_LINK, each_name, link_to, some_of
 from .owner import Owner, flock, open_for_lock, same, unlock
 from .reading import READ_FLAGS
 from .root import SpoolDir
@@ -193,17 +193,22 @@ def adopt_copy(
 def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     """Remove links whose task ended an hour ago; return how many.
 
-    A bounded amount of work, beginning anywhere. The link of a failed task stays: if
+    A bounded amount of work, chosen by chance. The link of a failed task stays: if
     it is kicked it has its key again.
 
     Raises:
         OSError: The directory cannot be read.
     """
     count = 0
-    for file in some_of(spool.names("keys"), SWEEP_MAX):
+    for file in some_of(_links(spool), SWEEP_MAX):
         with suppress(OSError):  # somebody is busy with it, or it is no file
             count += _sweep_link(spool, f"keys/{file}", clock)
     return count
+
+
+def _links(spool: SpoolDir) -> Iterator[str]:
+    names = each_name(spool.fd, "keys")
+    return (n for n in names if n[0] != "." and not n.endswith(".tmp"))
 
 
 def _sweep_link(spool: SpoolDir, path: str, clock: Clock) -> bool:

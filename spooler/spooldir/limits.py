@@ -19,7 +19,7 @@ import msgspec
 
 from ..clock import CLOCK, Clock
 from ..limits import Limits, Rate, hash_for, parse_rate, rate_file
-from .files import some_of, write_new
+from .files import each_name, some_of, write_new
 from .root import SpoolDir
 
 UNUSED_MAX_AGE: Final = 2 * 86_400.0
@@ -314,7 +314,7 @@ def sweep_limits(spool: SpoolDir, clock: Clock = CLOCK) -> int:
     Raises:
         OSError: From the file system.
     """
-    some = some_of(spool.all_names("limits"), SWEEP_MAX)
+    some = some_of(each_name(spool.fd, "limits"), SWEEP_MAX)
     return sum(_sweep(spool, f"limits/{name}", clock) for name in some)
 
 

@@ -5,6 +5,7 @@ Specification: docs/format.md, section 1.
 
 import os
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -71,6 +72,18 @@ def _check(path: str, fd: int, owner: tuple[int, int] | None) -> None:
     elif entries != set(FOLDERS[: len(entries)]):  # nor one half made
         hint = "is not empty and is not a spool (it has no file .spool)"
         raise NotASpoolError(path, hint)
+    complete(fd, entries, owner)
+
+
+def complete(fd: int, entries: Collection[str], owner: tuple[int, int] | None) -> None:
+    """Make what is missing in a spool, its marker last. Synced.
+
+    Args:
+        entries: What is there.
+
+    Raises:
+        OSError: From the file system.
+    """
     made = False
     for folder in FOLDERS:
         if folder not in entries:

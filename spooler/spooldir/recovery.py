@@ -22,12 +22,13 @@ from ..task import Claim, Name, Outcome, Verdict
 from . import batches, keys, reports, runlogs
 from .claims import give_up, put_aside
 from .dropped import Writers, writers
-from .files import some_of, write_new
+from .files import each_name, some_of, write_new
 from .followers import give_up_lost, settle_staged
 from .kills import KILL_MAX_AGE, KILLED
 from .limits import sweep_limits
 from .reserve import insist
 from .root import SpoolDir
+from .uwsgi_files import PREFIX
 
 TMP_MAX_AGE: Final = 24 * 3600.0
 """Seconds after which a file that nobody has open in tmp/ is abandoned."""
@@ -291,7 +292,7 @@ def remove_folder(spool: SpoolDir, folder: str, clock: Clock = CLOCK) -> bool:
     """
     if _rmdir(spool, folder):
         return True
-    found = _old(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+    found = _old(spool, folder, clock, TMP_MAX_AGE, SWEEP_MAX, hidden_only=True)
     swept = sum(remove_left_over(spool, each) for each in found)
     return swept > 0 and _rmdir(spool, folder)
 
@@ -327,30 +328,37 @@ def sweep(
     count = keys.sweep(spool, clock) + sweep_limits(spool, clock)
     count += runlogs.sweep(spool, keep_logs_for, clock) + batches.sweep(spool, clock)
     return count + sum(
-        remove_left_over(spool, each) for each in left_overs(spool, clock)
+        remove_left_over(spool, each)
+        for each in left_overs(spool, clock, most=SWEEP_MAX)
     )
 
 
-def left_overs(spool: SpoolDir, clock: Clock = CLOCK) -> Iterator[str]:
+def left_overs(spool: SpoolDir, clock: Clock, *, most: int) -> Iterator[str]:
     """Yield files that crashes left behind: old enough, and nobody has them open.
 
-    So many of each directory as a sweep looks at.
+    Args:
+        most: How many files of each directory are looked at, chosen by chance.
 
     Raises:
         OSError: From the file system.
     """
-    yield from _old(spool, "tmp", clock, TMP_MAX_AGE)
-    yield from _old(spool, "logs", clock, ATTEMPTS_MAX_AGE, suffix=".attempts")
-    yield from _old(spool, "kill", clock, KILL_MAX_AGE)
+    yield from _old(spool, "tmp", clock, TMP_MAX_AGE, most)
+    yield from _old(spool, "logs", clock, ATTEMPTS_MAX_AGE, most, suffix=".attempts")
+    yield from _old(spool, "kill", clock, KILL_MAX_AGE, most)
+    for file in _old(spool, ".", clock, TMP_MAX_AGE, most, hidden_only=True):
+        if file.startswith(f"./.{PREFIX}"):
+            yield file
     priorities = map(str, spool.priorities())  # where others write before they rename
     for folder in (*_HIDDEN, "logs", *priorities):
-        yield from _old(spool, folder, clock, TMP_MAX_AGE, hidden_only=True)
+        yield from _old(spool, folder, clock, TMP_MAX_AGE, most, hidden_only=True)
     for folder in ("failed", "corrupt"):
-        names = set(spool.names(folder))
-        alone = [n for n in names if n.endswith(".why") and n[:-4] not in names]
-        for file in alone[:SWEEP_MAX]:
-            if _is_left_over(spool, f"{folder}/{file}", clock, WHY_MAX_AGE):
-                yield f"{folder}/{file}"
+        names = each_name(spool.fd, folder)
+        found = (n for n in names if n.endswith(".why") and n[0] != ".")
+        for path in (f"{folder}/{file}" for file in some_of(found, most)):
+            if spool.has(path.removesuffix(".why")):
+                continue
+            if _is_left_over(spool, path, clock, WHY_MAX_AGE):
+                yield path
 
 
 def _old(
@@ -358,18 +366,19 @@ def _old(
     folder: str,
     clock: Clock,
     age: float,
+    most: int,
     *,
     suffix: str = "",
     hidden_only: bool = False,
 ) -> Iterator[str]:
-    found = [
+    found = (
         file
-        for file in spool.all_names(folder)
+        for file in each_name(spool.fd, folder)
         if file.endswith(suffix)
         and (file[0] == "." or not hidden_only)
         and file != ".lock"  # of timers/
-    ]
-    for file in some_of(found, SWEEP_MAX):
+    )
+    for file in some_of(found, most):
         if _is_left_over(spool, f"{folder}/{file}", clock, age):
             yield f"{folder}/{file}"
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from ..clock import CLOCK, Clock
 from ..task import Name, is_id
-from .files import NEW_FLAGS, write_all
+from .files import NEW_FLAGS, each_name, some_of, write_all
 from .progress import PROGRESS_MAX_AGE, forget_progress
 from .reading import READ_FLAGS
 from .root import SpoolDir
@@ -43,7 +43,7 @@ KEEP_LOGS_FOR: Final = 7 * 24 * 3600.0
 LEFT_OVER_AGE: Final = 24 * 3600.0
 """Seconds after which a live file without its worker is a left-over."""
 
-SWEEP_MAX: Final = 10_000
+SWEEP_MAX: Final = 5_000
 """How many files one sweep looks at."""
 
 PATIENCE_MS: Final = 10
@@ -388,7 +388,7 @@ def sweep(spool: SpoolDir, keep_for: float, clock: Clock = CLOCK) -> int:
     """Remove logs that are old enough; return how many.
 
     Those of failed tasks stay as long as the task does. A bounded amount of work: where
-    there is more, each call begins at another place.
+    there is more, chance chooses.
 
     Args:
         keep_for: Seconds since a run has ended.
@@ -396,27 +396,30 @@ def sweep(spool: SpoolDir, keep_for: float, clock: Clock = CLOCK) -> int:
     Raises:
         OSError: From the file system.
     """
-    names = spool.names("logs")
-    ages: dict[str, float] = {}
-    for file in names:
-        if _LOG.fullmatch(file):
-            ages[file] = keep_for
-        elif file.endswith(".progress") and is_id(file[:16]):
-            ages[file] = PROGRESS_MAX_AGE
-        elif file.endswith(".live") and not spool.has(f"workers/{file[:-5]}.lock"):
-            ages[file] = LEFT_OVER_AGE
-    if not ages:
-        return 0
-    parts = (name.split(".", 4) for name in spool.names("failed"))
-    failed = {part[3] for part in parts if len(part) == 5}
-    turns = -(-len(ages) // SWEEP_MAX)
-    begin = int.from_bytes(os.urandom(4), "big") % turns * SWEEP_MAX
-    chosen = list(ages)[begin : begin + SWEEP_MAX]
+    names = (n for n in each_name(spool.fd, "logs") if _age(n, keep_for) is not None)
+    chosen = some_of(names, SWEEP_MAX)
+    ids = {file[:16] for file in chosen}
+    if ids:
+        parts = (name.split(".", 4) for name in each_name(spool.fd, "failed"))
+        ids.difference_update(part[3] for part in parts if len(part) == 5)
     return sum(
-        _unlink_old(spool, f"logs/{file}", clock, ages[file])
+        _unlink_old(spool, f"logs/{file}", clock, _age(file, keep_for) or 0.0)
         for file in chosen
-        if file[:16] not in failed
+        if file[:16] in ids and not _is_being_printed(spool, file)
     )
+
+
+def _age(file: str, keep_for: float) -> float | None:
+    """Return after how many seconds a file goes; None if that is not for its age."""
+    if _LOG.fullmatch(file):
+        return keep_for
+    if file.endswith(".progress") and is_id(file[:16]):
+        return PROGRESS_MAX_AGE
+    return LEFT_OVER_AGE if file.endswith(".live") and file[0] != "." else None
+
+
+def _is_being_printed(spool: SpoolDir, file: str) -> bool:
+    return file.endswith(".live") and spool.has(f"workers/{file[:-5]}.lock")
 
 
 def _unlink_old(spool: SpoolDir, path: str, clock: Clock, age: float) -> int:

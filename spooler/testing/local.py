@@ -300,7 +300,8 @@ class LocalSpool:
 
     def _put_here(self, real: _Put) -> _Put:
         def put(task: str, args: bytes, options: PutOptions) -> Handle:
-            handle = real(task, args, replace(options, spool=self.path))
+            here = replace(options, spool=self.path, remote=None, outbox=False)
+            handle = real(task, args, here)
             if self.immediate and not self._running:
                 self.run()
             return handle

@@ -8,7 +8,15 @@ from typing import Final
 from spooler import Spooler
 from spooler.handle import spool_dir
 from spooler.putting import Prepared, PutOptions, put
-from spooler.spooldir import SpoolDir, claims, control, kills, repair, timers
+from spooler.spooldir import (
+    SpoolDir,
+    claims,
+    control,
+    kills,
+    repair,
+    timers,
+    uwsgi_files,
+)
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import recover, sweep
 from spooler.spooldir.repair import Found
@@ -278,6 +286,25 @@ def put_aside(spool: SpoolDir) -> Callable[[], object]:
     return lambda: claims.put_aside(spool, path_of(a_name()), "reason", NOW_US)
 
 
+UWSGI_FILE: Final = f"{uwsgi_files.PREFIX}host_1_1_1_1_1"
+
+
+def uwsgi_file(folder: str) -> Callable[[SpoolDir], None]:
+    def prepare(spool: SpoolDir) -> None:
+        place(spool, f"{folder}/{UWSGI_FILE}", PACKET)
+
+    return prepare
+
+
+def bringing_over(spool: SpoolDir) -> Callable[[], object]:
+    return lambda: uwsgi_files.bring_over(spool.fd, "05", "5")
+
+
+def bring_over_all(spool: SpoolDir) -> None:
+    bringing_over(spool)()
+    adopting("5", UWSGI_FILE)(spool)()
+
+
 REST: Final = [
     Case(
         "adopt a native name elsewhere",
@@ -293,6 +320,14 @@ REST: Final = [
         lambda spool: adopting()(spool)(),
         data=PACKET,
     ),
+    Case(
+        "adopt uWSGI's file",
+        uwsgi_file("."),
+        adopting(".", UWSGI_FILE),
+        lambda spool: adopting(".", UWSGI_FILE)(spool)(),
+        data=PACKET,
+    ),
+    Case("bring over", uwsgi_file("05"), bringing_over, bring_over_all, data=PACKET),
     Case("release to later", waits(1), working(later, 1), attempts=frozenset({1, 2})),
     Case(
         "park",

@@ -207,6 +207,8 @@ def test_the_environment_does_what_the_options_do(box: Box) -> None:
     key = box.out / "key"
     key.write_text("0123456789abcdef" * 4)
     key.chmod(0o600)
+    ini = box.out / "app.ini"
+    ini.write_text("[uwsgi]\nspooler-quiet = true\n")
     env = {
         "SPOOLER_DIR": str(box.spool),
         "SPOOLER_IMPORT": "tasks",
@@ -218,7 +220,7 @@ def test_the_environment_does_what_the_options_do(box: Box) -> None:
         "SPOOLER_RELOAD": "1",
         "SPOOLER_SOFT_TIMEOUT": "40",
         "SPOOLER_HARD_TIMEOUT": "50",
-        "SPOOLER_THREADS": "2",
+        "SPOOLER_THREADS": "1",
         "SPOOLER_ASYNC_CONCURRENCY": "20",
         "SPOOLER_ASYNC_BACKEND": "asyncio",
         "SPOOLER_KEEP_LOG": "always",
@@ -237,6 +239,16 @@ def test_the_environment_does_what_the_options_do(box: Box) -> None:
         "SPOOLER_MAX_WAITING": "1000",
         "SPOOLER_MIN_FREE": "1M",
         "SPOOLER_MIN_FREE_INODES": "10",
+        "SPOOLER_SOCKET": str(box.out / "socket"),
+        "SPOOLER_SOCKET_SECRET_FILE": str(key),
+        "SPOOLER_SOCKET_MODE": "600",
+        "SPOOLER_SOCKET_CONNECTIONS": "10",
+        "SPOOLER_SOCKET_MAX_BODY": "1M",
+        "SPOOLER_SOCKET_RATE": "100",
+        "SPOOLER_SOCKET_TIMEOUT": "5",
+        "SPOOLER_UWSGI": "1",
+        "SPOOLER_UWSGI_FILES": "1",
+        "SPOOLER_UWSGI_INI": str(ini),
         "SPOOLER_LOG_LEVEL": "debug",
         "SPOOLER_LOG_JSON": "1",
     }

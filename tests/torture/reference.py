@@ -45,7 +45,7 @@ def is_task_name(name: str) -> bool:
         length = len(name.encode())
     except UnicodeEncodeError:
         return False
-    if not 1 <= length <= 128 or name.endswith((".tmp", ".why")):
+    if not 1 <= length <= 128 or f".{name}".endswith((".tmp", ".why")):
         return False
     first = unicodedata.category(name[0])
     if not (first[0] in "LN" or name[0] == "_"):

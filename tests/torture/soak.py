@@ -341,7 +341,11 @@ class Soak:
         done = {task for task in self.ledger.runs if self.ledger.has_run(task)}
         failed = {_number(p) for p in self._files("failed") if p.suffix != ".why"}
         waiting = {_number(path) for path in (*self._waiting(), *self._files("held"))}
-        waiting.discard("tick")
+        for several in (
+            failed,
+            waiting,
+        ):  # a timer's, whose worker may have been killed
+            several.discard("tick")
         if found := self._files("corrupt"):
             raise Broken(f"corrupt/ holds {found[:5]}")
         kicked = failed | self.cancelled

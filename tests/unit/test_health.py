@@ -155,6 +155,18 @@ def test_what_failed_and_what_is_corrupt_is_bounded(
     assert problems(spool, clock, Bounds(max_failed=None, max_corrupt=None)) == []
 
 
+def test_a_file_of_uwsgi_may_wait_until_it_is_due(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    file = place(spool, "uwsgi_spoolfile_on_host_1_1_1_1_1")
+    seconds = clock.now_us() // 1_000_000 + 3600
+    os.utime(file, (seconds, seconds))
+    clock.advance(3600 + 298)
+    assert problems(spool, clock) == []
+    clock.advance(3)
+    assert len(problems(spool, clock)) == 1
+
+
 @pytest.mark.parametrize("path", ["5/dropped", "dropped"])
 def test_a_dropped_file_must_be_adopted(
     spool: SpoolDir, clock: FakeClock, path: str

@@ -96,6 +96,28 @@ def test_a_change_is_noticed_once(
     assert not watch.is_due()
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_that_stands_for_the_code_is_looked_at(
+    there: bool, folder: Path, clock: FakeClock
+) -> None:
+    path = folder / "touched"
+    if there:
+        path.touch()
+    watch = CodeWatch(lambda fd, ready: None, Watch(os.sep), clock, touch=[str(path)])
+    try:
+        watch.use({})
+        assert not is_noticed(watch, clock)
+        assert watch.next_moment() <= LOOK_EVERY
+        path.touch()
+        os.utime(path, (1, 1))
+        assert is_noticed(watch, clock)
+        assert not is_noticed(watch, clock)
+        path.unlink()
+        assert is_noticed(watch, clock)
+    finally:
+        watch.close()
+
+
 def test_several_changes_are_one(make: Make, folder: Path, clock: FakeClock) -> None:
     watch = make(Watch)
     watch.use(stamps(folder / "mine.py"))

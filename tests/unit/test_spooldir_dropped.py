@@ -22,7 +22,7 @@ from tests.helpers import (
 )
 
 from spooler.spooldir import SpoolDir, dropped as module, reading, reports
-from spooler.spooldir.dropped import Dropped, Writers, writers
+from spooler.spooldir.dropped import Dropped, NotDue, Writers, writers
 from spooler.task import Name
 
 OWNERS = {os.getuid()}
@@ -42,7 +42,7 @@ def dropped(spool: SpoolDir, clock: FakeClock) -> Dropped:
     return Dropped(spool, OWNERS, clock)
 
 
-def adopted(spool: SpoolDir, result: str | bool) -> Name:
+def adopted(spool: SpoolDir, result: str | bool | NotDue) -> Name:
     """Return the name of the only task, which ``adopt`` has just told of."""
     assert isinstance(result, str)
     assert list(tasks(spool)) == [result]

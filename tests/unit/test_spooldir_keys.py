@@ -28,7 +28,7 @@ from spooler.codec import encode
 from spooler.errors import SpoolUncertain
 from spooler.options import IfExists, RunOptions
 from spooler.spooldir import SpoolDir, claims, dropped, files, keys, owner, root
-from spooler.spooldir.dropped import Dropped
+from spooler.spooldir.dropped import Dropped, NotDue
 from spooler.spooldir.keys import key_path
 from spooler.spooldir.recovery import sweep
 from spooler.spooldir.repair import kick, ls
@@ -523,8 +523,8 @@ def drop(spool: SpoolDir, more: bytes = b"", path: str = "5/dropped") -> Path:
     return place(spool, path, b"task=t\nkey=k\n" + more)
 
 
-def adopter(spool: SpoolDir) -> Callable[[str], str | bool]:
-    def adopt(file: str) -> str | bool:
+def adopter(spool: SpoolDir) -> Callable[[str], str | bool | NotDue]:
+    def adopt(file: str) -> str | bool | NotDue:
         folder, _, name = file.rpartition("/")
         return Dropped(spool, OWNERS, real_clock()).adopt(
             folder or ".", name, finished=True

@@ -3,6 +3,8 @@
 import errno
 import os
 import socket
+import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -445,6 +447,34 @@ def test_sweep_leaves_what_somebody_writes(spool: SpoolDir) -> None:
     assert sweep(spool, clock) == 1
 
 
+def test_sweep_takes_no_more_memory_however_much_has_failed(spool: SpoolDir) -> None:
+    for number in range(5_000):
+        name = f"failed/{make_name(NOW_US + number, id=f'{number:016x}')}"
+        place(spool, name, b"")
+        place(spool, f"{name}.why", b"")
+    sweep(spool, real_clock())  # what is made once
+    tracemalloc.start()
+    try:
+        assert sweep(spool, real_clock()) == 0
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 10_000 * sys.getsizeof("x" * 40) // 2
+
+
+def test_sweep_of_very_many_finds_each_in_time(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SWEEP_MAX", 10)
+    for number in range(50):
+        place(spool, f"failed/x{number}.why")
+    clock = real_clock()
+    clock.advance(WHY_MAX_AGE + 5)
+    counts = [sweep(spool, clock) for _ in range(5)]
+    assert counts == [10] * 5
+    assert not os.listdir(f"{spool.path}/failed")
+
+
 @pytest.mark.parametrize(
     "make",
     [
@@ -486,7 +516,7 @@ def test_sweep_finds_a_left_over_behind_many_that_are_none(
     place(spool, "logs/z.attempts")
     clock = real_clock()
     clock.advance(10 * ATTEMPTS_MAX_AGE)
-    assert sweep(spool, clock) == 2
+    assert sum(sweep(spool, clock) for _ in range(200)) == 2  # three a sweep, by chance
 
 
 def test_what_is_young_does_not_hide_a_left_over_for_ever(

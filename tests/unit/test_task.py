@@ -31,7 +31,7 @@ task_names = (
     .map(lambda text: text.encode("utf-8", "ignore")[:128].decode("utf-8", "ignore"))
     .filter(lambda text: text.isprintable() and not set(text) & set(" /"))
     .filter(lambda text: text[:1].isalnum() or text[:1] == "_")
-    .filter(lambda text: not text.endswith((".tmp", ".why")))
+    .filter(lambda text: not f".{text}".endswith((".tmp", ".why")))
 )
 ascii_names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]{0,40}", fullmatch=True)
 names = st.builds(
@@ -40,7 +40,7 @@ names = st.builds(
     st.integers(0, MAX_PRIORITY),
     st.integers(0, MAX_ATTEMPT),
     st.from_regex(r"[0-9a-f]{16}", fullmatch=True),
-    ascii_names.filter(lambda n: not n.endswith((".tmp", ".why"))) | task_names,
+    ascii_names.filter(lambda n: not f".{n}".endswith((".tmp", ".why"))) | task_names,
 )
 
 
@@ -121,7 +121,21 @@ def test_a_task_may_have_such_a_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", " ", "a b", "a/b", "..", "-a", "a\n", "a.tmp", "a.why", "x" * 129, "\u202e"],
+    [
+        "",
+        " ",
+        "a b",
+        "a/b",
+        "..",
+        "-a",
+        "a\n",
+        "a.tmp",
+        "a.why",
+        "tmp",
+        "why",
+        "x" * 129,
+        "\u202e",
+    ],
 )
 def test_a_task_may_not_have_such_a_name(name: str) -> None:
     with pytest.raises(TaskNameError):

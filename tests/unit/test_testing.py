@@ -53,6 +53,11 @@ def test_what_is_put_waits_and_is_shown(spool: LocalSpool) -> None:
     assert (second.args, second.attempt) == ({"text": "hi"}, 0)
 
 
+def test_what_is_for_a_socket_stays_here(spool: LocalSpool) -> None:
+    Spooler("127.0.0.1:1").put("elsewhere", outbox=True)
+    assert [waiting.task for waiting in spool.waiting] == ["elsewhere"]
+
+
 def test_run_runs_what_is_due_and_what_that_puts(spool: LocalSpool) -> None:
     seen: list[str] = []
 

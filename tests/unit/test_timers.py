@@ -264,6 +264,41 @@ def finish(spool: SpoolDir) -> None:
         Path(spool.path, path).unlink()
 
 
+def test_a_timer_of_so_many_times_counts_from_when_it_is_known(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    three = known(interval=Interval(1.0, times=3))
+    for _ in range(2):  # a daemon, and the next one
+        timer = scheduler(spool, clock, three)
+        timer.put_due()
+        assert due(spool) == []  # what was missed meanwhile does not count
+        runs = 0
+        for _ in range(6):
+            clock.advance(1)
+            timer.put_due()
+            timer.put_due()
+            runs += len(due(spool))
+            finish(spool)
+        assert runs == 3
+        assert timer.next_us is not None
+        assert timer.next_us > clock.now_us() + 3600 * 1_000_000
+
+
+def test_a_timer_of_so_many_times_counts_what_other_daemons_put(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    two = known(interval=Interval(1.0, times=2))
+    timers = [scheduler(spool, clock, two) for _ in range(2)]
+    runs = 0
+    for _ in range(5):
+        for timer in timers:
+            timer.put_due()
+        runs += len(due(spool))
+        finish(spool)
+        clock.advance(1)
+    assert runs == 2
+
+
 def test_a_scheduler_without_timers_has_nothing_to_do(
     spool: SpoolDir, clock: FakeClock
 ) -> None:

@@ -1,0 +1,116 @@
+"""The outbox: ``spooler.forward``, the task that every worker knows.
+
+It sends a packet to a socket. While nobody is there it is tried again without end; if
+the task is refused, only some times.
+"""
+
+from typing import Final
+
+from .arguments import Arguments
+from .clock import CLOCK
+from .current import current_task
+from .errors import Fail, Retry, SpoolRefused, SpoolUnreachable
+from .handle import spool_dir
+from .packet import decode_pairs
+from .registry import Entry, Kind
+from .remote import FORWARD
+from .retry import RetryOptions
+from .sending import send
+from .spooldir.reports import attempts
+
+PAUSE_MAX: Final = 30.0
+"""Seconds between two looks whether somebody is there, at most."""
+
+SPACING: Final = 0.02
+"""Seconds by which tasks are kept apart that wait for the same address."""
+
+REFUSALS_MAX: Final = 10
+"""Refusals after which a task is given up."""
+
+REFUSED_PAUSE: Final = 5.0
+"""Seconds after the first refusal; doubles each time, up to ``REFUSED_PAUSE_MAX``."""
+
+REFUSED_PAUSE_MAX: Final = 3600.0
+
+_REFUSED: Final = "SpoolRefused: "
+
+
+class Down:
+    """An address at which nobody was.
+
+    One task of a process looks again; the others do not wait for it in vain.
+    """
+
+    def __init__(self) -> None:
+        self.pause = 0.5
+        self.until = 0.0
+        self.waiting = 0
+
+    def begin(self, now: float) -> None:
+        """Note that nobody was there, once more."""
+        self.pause = min(self.pause * 2, PAUSE_MAX)
+        self.until = now + self.pause
+        self.waiting = 0
+
+    def pause_for(self, now: float) -> float:
+        """Return the seconds after which one more task is to try again."""
+        self.waiting += 1
+        return max(0.0, self.until - now) + self.waiting * SPACING
+
+
+_DOWN: Final[dict[str, Down]] = {}
+
+
+def forward(to: str, task: str = "", *, body: bytes) -> None:
+    """Send a task on.
+
+    Args:
+        to: The address of a socket.
+        task: Its name, for people.
+        body: The packet, and the body after it.
+
+    Raises:
+        Retry: Nobody is there, or it was refused.
+        Fail: It was refused too often.
+    """
+    now, down = CLOCK.monotonic(), _DOWN.get(to)
+    if down is not None and now < down.until:
+        raise Retry(f"nobody was at {to} just now", after=down.pause_for(now))
+    pairs, end = decode_pairs(body)
+    try:
+        send(to, pairs, body[end:])
+    except SpoolUnreachable as error:
+        down = _DOWN.setdefault(to, Down())
+        now = CLOCK.monotonic()
+        down.begin(now)
+        raise Retry(str(error), after=down.pause_for(now)) from None
+    except SpoolRefused as error:
+        _DOWN.pop(to, None)
+        _refuse(error)
+    else:
+        _DOWN.pop(to, None)
+
+
+def _refuse(error: SpoolRefused) -> None:
+    """Have a refused task tried again, or give it up.
+
+    Raises:
+        Retry, Fail: As it is.
+    """
+    run = current_task()
+    earlier = attempts(spool_dir(run.spool), run.id)
+    count = sum(_REFUSED in str(each.get("error")) for each in earlier)
+    if count + 1 >= REFUSALS_MAX:
+        raise Fail(f"{error} ({count + 1} times)") from None
+    pause = min(REFUSED_PAUSE * 2.0**count, REFUSED_PAUSE_MAX)
+    raise Retry(f"{_REFUSED}{error}", after=pause) from None
+
+
+FORWARD_ENTRY: Final = Entry(
+    FORWARD,
+    forward,
+    Kind.TASK,
+    Arguments(forward, FORWARD),
+    RetryOptions(max_attempts=0, backoff=1.0, backoff_max=PAUSE_MAX),
+)
+"""What it is registered as, everywhere."""

@@ -1,0 +1,97 @@
+"""The outbox's own task: when it is tried again, and when it is given up."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from spooler import forwarding
+from spooler.current import CURRENT, CurrentTask
+from spooler.errors import Fail, Retry
+from spooler.forwarding import PAUSE_MAX, REFUSALS_MAX, SPACING, Down, forward
+from spooler.packet import encode_packet
+from spooler.spooldir import SpoolDir
+from spooler.spooldir.reports import append_attempt
+
+ID = "0123456789abcdef"
+BODY = encode_packet({b"task": b"t"})
+
+
+@pytest.fixture(autouse=True)
+def nobody_down() -> Iterator[None]:
+    forwarding._DOWN.clear()
+    token = CURRENT.set(None)
+    yield
+    CURRENT.reset(token)
+    forwarding._DOWN.clear()
+
+
+def test_pauses_grow_and_tasks_are_kept_apart() -> None:
+    down = Down()
+    pauses = []
+    for _ in range(8):
+        down.begin(100.0)
+        pauses.append(down.until - 100)
+    assert pauses == [1, 2, 4, 8, 16, PAUSE_MAX, PAUSE_MAX, PAUSE_MAX]
+    found = [down.pause_for(100.0) for _ in range(3)]
+    assert found == [PAUSE_MAX + SPACING * n for n in (1, 2, 3)]
+
+
+def test_one_task_looks_again_and_the_others_do_not(tmp_path: Path) -> None:
+    to = str(tmp_path / "s.sock")
+    with pytest.raises(Retry, match="no answer from unix") as first:
+        forward(to, body=BODY)
+    assert first.value.after == pytest.approx(1.0, abs=0.5)
+    with pytest.raises(Retry, match=f"nobody was at {to} just now") as second:
+        forward(to, body=BODY)
+    assert second.value.after is not None
+    forwarding._DOWN[to].until = 0.0
+    with pytest.raises(Retry, match="no answer from unix"):
+        forward(to, body=BODY)
+    assert forwarding._DOWN[to].pause == 2.0
+
+
+class Other:
+    """Somebody who gives one answer."""
+
+    def __init__(self, path: Path, answer: bytes) -> None:
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.answer = answer
+        self.thread = Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        with self.listener, self.listener.accept()[0] as line:
+            assert line.recv(1000) == BODY
+            line.sendall(self.answer)
+
+
+def test_what_was_sent_is_done_and_the_address_is_up_again(tmp_path: Path) -> None:
+    to = tmp_path / "s.sock"
+    down = forwarding._DOWN[str(to)] = Down()
+    other = Other(to, b"\xff\0\0\1")
+    forward(str(to), body=BODY)
+    other.thread.join()
+    assert down is not forwarding._DOWN.get(str(to))
+
+
+def test_refusals_are_counted_and_end_in_failed(tmp_path: Path) -> None:
+    spool = SpoolDir(tmp_path / "spool")
+    spool.create()
+    CURRENT.set(lambda: CurrentTask(ID, "spooler.forward", 99, 5, spool.path, 0))
+    pauses = []
+    for number in range(REFUSALS_MAX):
+        for _ in range(2):  # what is not a refusal does not count
+            append_attempt(spool, ID, {"error": "Retry: no answer from a:1"})
+        to = tmp_path / f"{number}.sock"
+        other = Other(to, b"\xff\0\0\0")
+        with pytest.raises((Retry, Fail), match="has refused the task") as found:
+            forward(str(to), body=BODY)
+        other.thread.join()
+        pauses.append(getattr(found.value, "after", None))
+        append_attempt(spool, ID, {"error": f"Retry: {found.value}"})
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, None]
