@@ -22,7 +22,7 @@ class Sockets:
         Raises:
             UsageError: An address, or the file with the secret, cannot be used.
         """
-        if settings.sockets is None:
+        if settings.sockets is None or not settings.sockets.addresses:
             return
         from .ext.uwsgi.receiving import Rules  # noqa: PLC0415 (few need them)
         from .ext.uwsgi.server import Server  # noqa: PLC0415

@@ -87,13 +87,12 @@ def take_sockets(options: dict[str, Any]) -> Listening | None:
         raise UsageError(
             f"socket_mode={mode!r:.80} cannot be: it is such as 600 or 660"
         )
-    if not addresses:
-        return None
     if given["secret_file"] is not None:
         given["secret_file"] = os.path.abspath(given["secret_file"])
-    return Listening(
+    found = Listening(
         addresses,
         mode=int(mode, 8),
         max_body=parse_size("socket_max_body", size),
         **given,
     )
+    return found if addresses or found.secret_file else None

@@ -293,7 +293,9 @@ def main(**options: Any) -> None:
             os.environ[KEY_FILE] = settings.key_file  # what tasks put is signed too
         if settings.sockets is not None and settings.sockets.secret_file is not None:
             from ..sending import SECRET_FILE  # noqa: PLC0415 (seldom)
+            from ..spooldir.key_file import load  # noqa: PLC0415
 
+            load(settings.sockets.secret_file)
             os.environ[SECRET_FILE] = settings.sockets.secret_file  # tasks may send
         hold_signals()
         forker = start_template(settings, anew=False)

@@ -198,7 +198,7 @@ def test_without_a_directory_the_usage_is_told(box: Box) -> None:
 def test_each_option_is_read_from_the_environment(box: Box, name: str) -> None:
     variable = f"SPOOLER_{ENV.get(name, name.upper())}"
     complete = {"SPOOLER_DIR": str(box.spool), "SPOOLER_IMPORT": "tasks"}
-    line = usage_error(box, [str(SPOOLD)], {**complete, variable: "/nosuch"})
+    line = usage_error(box, [str(SPOOLD)], {**complete, variable: "/nosuch/there"})
     assert "/nosuch" in line
 
 

@@ -33,6 +33,14 @@ def test_a_spool_is_needed() -> None:
         settings(dirs=())
 
 
+def test_what_is_for_uwsgi_is_checked() -> None:
+    with pytest.raises(UsageError, match="use --uwsgi"):
+        settings(uwsgi_files=True)
+    with pytest.raises(UsageError, match="use workers"):
+        settings(uwsgi=True, threads=2)
+    assert settings(uwsgi=True, uwsgi_files=True).uwsgi_retry.max_attempts == 10_000
+
+
 def test_a_module_is_needed() -> None:
     with pytest.raises(UsageError, match="--import"):
         settings(imports=())
