@@ -16,7 +16,7 @@ import msgspec
 from .errors import CorruptError, TaskNameError, UsageError
 from .moments import NUMBER, parse_at, show
 from .options import RunOptions, check_key, check_options
-from .packet import decode_pairs, packet_end
+from .packet import PACKET, decode_pairs, packet_end
 from .task import (
     BATCH,
     MAX_HEADER,
@@ -39,7 +39,6 @@ _SAID_MAX: Final = 300
 UWSGI: Final = "uwsgi"
 """The name of a uWSGI task that has no better one."""
 
-_PACKET: Final = b"\x11"
 _TOO_DEEP: Final = f"JSON is nested more than {MAX_DEPTH} levels deep"
 _TOO_LARGE: Final = f"header is larger than {MAX_HEADER} bytes"
 
@@ -198,7 +197,7 @@ def decode(data: bytes, *, whole: bool) -> Header | None:
     ends = whole and len(data) <= MAX_HEADER
     if head.startswith(b"{"):
         header = _read_json(head, ends=ends)
-    elif head.startswith(_PACKET):
+    elif head.startswith(PACKET):
         header = _read_packet(head, ends=ends)
     else:
         header = _read_lines(head, ends=ends)

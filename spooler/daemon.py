@@ -30,7 +30,6 @@ from .known import Known
 from .logs import escape
 from .loop import STOPPING, Loop, Signals
 from .reload import CodeWatch
-from .remote import FORWARD
 from .scheduler import Scheduler
 from .served import SWEEP_EVERY, Served, explain
 from .sockets import Sockets
@@ -43,7 +42,7 @@ from .spooldir.room import set_limits
 from .spooldir.taking_over import take_over
 from .spooldir.trust import weaknesses
 from .supervisor import Supervisor
-from .task import iso
+from .task import FORWARD, iso
 from .wakeup import Watch, file_system
 
 RESTART_PAUSE: Final = 1.0

@@ -23,9 +23,9 @@ from .clock import CLOCK
 from .config import Settings
 from .errors import EXIT_FAILED, EXIT_TRY_LATER
 from .known import Known, Start, Uwsgi
-from .remote import FORWARD
 from .retry import RetryOptions
 from .sources import Stamp
+from .task import FORWARD
 
 STOP_TIMEOUT: Final = 5.0
 """Seconds that a template is given to end once its socket is closed."""

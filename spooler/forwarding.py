@@ -1,22 +1,33 @@
 """The outbox: ``spooler.forward``, the task that every worker knows.
 
 It sends a packet to a socket. While nobody is there it is tried again without end; if
-the task is refused, only some times.
+the task is refused, only some times. It speaks as the daemon's user, and with the
+secret that its worker knows: so it is nobody else's to ask for.
 """
 
+import os
 from typing import Final
 
 from .arguments import Arguments
 from .clock import CLOCK
 from .current import current_task
-from .errors import Fail, Retry, SpoolRefused, SpoolUnreachable
+from .errors import (
+    ArgumentsError,
+    CorruptError,
+    Fail,
+    Retry,
+    SpoolRefused,
+    SpoolUnreachable,
+    UsageError,
+)
 from .handle import spool_dir
-from .packet import decode_pairs
+from .packet import PACKET, decode_pairs
 from .registry import Entry, Kind
-from .remote import FORWARD
 from .retry import RetryOptions
 from .sending import send
+from .spooldir.reading import TaskFile
 from .spooldir.reports import attempts
+from .task import FORWARD, Claim, Outcome, Verdict
 
 PAUSE_MAX: Final = 30.0
 """Seconds between two looks whether somebody is there, at most."""
@@ -71,13 +82,15 @@ def forward(to: str, task: str = "", *, body: bytes) -> None:
 
     Raises:
         Retry: Nobody is there, or it was refused.
-        Fail: It was refused too often.
+        Fail: It was refused too often, or cannot be sent.
     """
     now, down = CLOCK.monotonic(), _DOWN.get(to)
     if down is not None and now < down.until:
         raise Retry(f"nobody was at {to} just now", after=down.pause_for(now))
-    pairs, end = decode_pairs(body)
     try:
+        if not body.startswith(PACKET):
+            raise CorruptError("its body is no packet")
+        pairs, end = decode_pairs(body)
         send(to, pairs, body[end:])
     except SpoolUnreachable as error:
         down = _DOWN.setdefault(to, Down())
@@ -87,8 +100,35 @@ def forward(to: str, task: str = "", *, body: bytes) -> None:
     except SpoolRefused as error:
         _DOWN.pop(to, None)
         _refuse(error)
+    except (CorruptError, UsageError) as error:
+        raise Fail(str(error)) from None
     else:
         _DOWN.pop(to, None)
+
+
+def _handle(claim: Claim, task: TaskFile) -> Outcome:
+    """Send a task on, if whoever has put it may ask for that (``registry.Handler``).
+
+    The rule is that of pickles (docs/decisions/, "Pickle"). Followers and lines of
+    batches never get here: no file may hold such.
+
+    Raises:
+        Retry, Fail: As ``forward``; it may not be asked for.
+    """
+    header, owner = task.header, os.fstat(task.fd).st_uid
+    if not claim.signed:
+        if owner != os.geteuid():
+            raise Fail(f"uid {owner} may not have tasks sent by this user: not signed")
+        if header.key is not None:  # of such a file a copy is made, which belongs to us
+            raise Fail("a task with a key is not sent on, unless it is signed")
+    if header.uwsgi:
+        raise Fail(f"{FORWARD} is no name for a task of uWSGI's")
+    try:
+        values = FORWARD_ENTRY.arguments.decode(header.args)
+    except ArgumentsError as error:
+        raise Fail(str(error)) from None
+    forward(str(values["to"]), body=task.body())
+    return Outcome(Verdict.ACK)
 
 
 def _refuse(error: SpoolRefused) -> None:
@@ -112,5 +152,6 @@ FORWARD_ENTRY: Final = Entry(
     Kind.TASK,
     Arguments(forward, FORWARD),
     RetryOptions(max_attempts=0, backoff=1.0, backoff_max=PAUSE_MAX),
+    handler=_handle,
 )
 """What it is registered as, everywhere."""

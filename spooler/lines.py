@@ -4,12 +4,15 @@ Specification: docs/format.md, section 11.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .codec import SHORT, Header, around, decode, encode
 from .errors import CorruptError, UsageError
 from .options import NO_OPTIONS, RunOptions
-from .task import BATCH, MAX_HEADER
+from .task import BATCH, FORWARD, MAX_HEADER
+
+_NOT_HERE: Final = {BATCH: "a batch", FORWARD: FORWARD}
+"""A line that has failed becomes the daemon's own file, whoever has put the batch."""
 
 
 class Frame(NamedTuple):
@@ -83,8 +86,8 @@ def _too_large() -> UsageError:
 
 @lru_cache(maxsize=1024)
 def _check_name(task: str) -> None:
-    if task == BATCH:
-        raise UsageError("a batch has no place in a batch")
+    if task in _NOT_HERE:
+        raise UsageError(f"{_NOT_HERE[task]} has no place in a batch")
 
 
 def decode_line(line: bytes) -> Header:
@@ -102,6 +105,6 @@ def decode_line(line: bytes) -> Header:
         names = ("id", "key", "priority")
         (first, *_) = (name for name in names if getattr(header, name) is not None)
         raise CorruptError(f"{first}: has no place in a batch")
-    if header.task == BATCH:
-        raise CorruptError("a batch has no place in a batch")
+    if header.task in _NOT_HERE:
+        raise CorruptError(f"{_NOT_HERE[header.task]} has no place in a batch")
     return header

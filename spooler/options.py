@@ -11,7 +11,7 @@ import msgspec
 
 from .errors import TaskNameError, UsageError
 from .moments import MAX_SECONDS, parse_at, positive, show
-from .task import MAX_PRIORITY, check_task_name
+from .task import FORWARD, MAX_PRIORITY, check_task_name
 
 IfExists = Literal["skip", "raise", "replace"]
 """What becomes of a put whose key is taken."""
@@ -158,6 +158,8 @@ def check_options(options: RunOptions) -> None:
             raise ValueError(
                 f"options: {show(follower.task)} cannot be the name of a follower"
             ) from None
+        if follower.task == FORWARD:  # it would be the daemon's own file, whoever asks
+            raise ValueError(f"options: {FORWARD} follows nothing")
         if follower.at is not None:
             parse_at(follower.at, 0)
         if follower.options is not None:

@@ -14,7 +14,8 @@ PACKET_MAX: Final = 0xFFFF
 HEAD: Final = 4
 """Bytes before the block: 0x11, its size, modifier 2."""
 
-_START: Final = b"\x11"
+PACKET: Final = b"\x11"
+"""The first byte of a packet."""
 
 
 def encode_packet(pairs: Mapping[bytes, bytes]) -> bytes:
@@ -34,7 +35,7 @@ def encode_packet(pairs: Mapping[bytes, bytes]) -> bytes:
             if size > PACKET_MAX:
                 raise PacketTooLargeError(PACKET_MAX)
             pieces += (len(piece).to_bytes(2, "little"), piece)
-    pieces[0] = _START + size.to_bytes(2, "little") + b"\0"
+    pieces[0] = PACKET + size.to_bytes(2, "little") + b"\0"
     return b"".join(pieces)
 
 

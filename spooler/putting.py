@@ -20,13 +20,13 @@ from .handle import Handle, spool_dir
 from .moments import parse_at
 from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
 from .packet import encode_packet
-from .remote import FORWARD, RemoteHandle, packed
+from .remote import RemoteHandle, packed
 from .spooldir import SpoolDir, keys
 from .spooldir.body import Body, pieces
 from .spooldir.quick import put_quickly
 from .spooldir.room import LOOK_EVERY_US, check_room
 from .spooldir.signing import signer_here
-from .task import DEFAULT_PRIORITY, MAX_PRIORITY, Name, is_id
+from .task import DEFAULT_PRIORITY, FORWARD, MAX_PRIORITY, Name, is_id
 
 At = int | float | str | datetime | timedelta
 """When a task is due: seconds since the epoch, ISO 8601 or ``+5m``, a moment with a
@@ -337,7 +337,7 @@ def put_outbox(
         id=task_id,
         body=encode_packet(pairs) + body,
     )
-    parse_address(address)
+    parse_address(address, "spooler")
     return put(FORWARD, msgspec.json.encode({"to": address, "task": task}), own)
 
 

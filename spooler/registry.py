@@ -62,7 +62,7 @@ class Entry:
     is_plain: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        plain = self.run is NO_OPTIONS and self.limits is None
+        plain = self.run is NO_OPTIONS and self.limits is None and not self.handler
         object.__setattr__(self, "is_plain", plain)
 
     def check_run(self, run: RunOptions) -> None:

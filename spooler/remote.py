@@ -25,9 +25,6 @@ LENGTH_KEY: Final = b"CONTENT_LENGTH"
 AUTH_KEY: Final = b"spooler.auth"
 """The last pair of a packet, if there is a shared secret."""
 
-FORWARD: Final = "spooler.forward"
-"""The task that sends what was put into an outbox."""
-
 _RESERVED: Final = frozenset(
     {
         *(b"", b"at", b"priority", b"body", b"spooler", b"ud_spool_func"),

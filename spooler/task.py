@@ -212,6 +212,10 @@ class Name(msgspec.Struct, frozen=True):
         return _folder(self.priority, self.due_us // MINUTE_US)
 
 
+FORWARD: Final = "spooler.forward"
+"""The task that sends what was put into an outbox. It acts for the daemon's user, so
+only files of that user's own, or signed ones, may ask for it."""
+
 BATCH: Final = "_batch"
 """The name of a task whose body holds many (docs/format.md, "Batches")."""
 

@@ -8,6 +8,7 @@ import logging
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Final
 
 from ..errors import NotASpoolError
@@ -108,11 +109,24 @@ def _list(root: int, folder: str) -> list[str]:
 def _close_to_others(path: str, root: int, entries: set[str]) -> None:
     """Take from everybody else the right to write into numbered folders of ours."""
     for name in filter(is_priority, entries):
-        status = os.stat(name, dir_fd=root, follow_symlinks=False)
-        mode = stat.S_IMODE(status.st_mode)
-        is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
-        # With the sticky bit it is a group spool's.
-        if is_ours and mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
-            os.chmod(name, mode & ~stat.S_IWOTH, dir_fd=root)
-            text = "chmod o-w %s/%s: everybody could write there (mode %04o)"
-            log.warning(text, escape(path), name, mode)
+        with suppress(FileNotFoundError, NotADirectoryError):  # it was swapped
+            fd = os.open(name, DIR_FLAGS, dir_fd=root)
+            try:
+                mode = _close_one(fd)
+            finally:
+                os.close(fd)
+            if mode is not None:
+                text = "chmod o-w %s/%s: everybody could write there (mode %04o)"
+                log.warning(text, escape(path), name, mode)
+
+
+def _close_one(fd: int) -> int | None:
+    """Do so with an open folder; return the mode that it had, None if that is right."""
+    status = os.fstat(fd)
+    mode = stat.S_IMODE(status.st_mode)
+    # With the sticky bit it is a group spool's.
+    is_open = mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH
+    if status.st_uid != os.geteuid() or not is_open:
+        return None
+    os.fchmod(fd, mode & ~stat.S_IWOTH)
+    return mode

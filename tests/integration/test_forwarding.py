@@ -1,5 +1,6 @@
 """The outbox's own task: when it is tried again, and when it is given up."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +9,26 @@ from threading import Thread
 import pytest
 
 from spooler import forwarding
+from spooler.codec import decode
 from spooler.current import CURRENT, CurrentTask
-from spooler.errors import Fail, Retry
-from spooler.forwarding import PAUSE_MAX, REFUSALS_MAX, SPACING, Down, forward
+from spooler.errors import CorruptError, Fail, Retry
+from spooler.forwarding import (
+    FORWARD_ENTRY,
+    PAUSE_MAX,
+    REFUSALS_MAX,
+    SPACING,
+    Down,
+    forward,
+)
+from spooler.lines import decode_line
 from spooler.packet import encode_packet
 from spooler.spooldir import SpoolDir
+from spooler.spooldir.claims import Claims
+from spooler.spooldir.reading import TaskFile
 from spooler.spooldir.reports import append_attempt
+from spooler.task import FORWARD, Claim
+
+from ..helpers import make_name, path_of, put
 
 ID = "0123456789abcdef"
 BODY = encode_packet({b"task": b"t"})
@@ -95,3 +110,89 @@ def test_refusals_are_counted_and_end_in_failed(tmp_path: Path) -> None:
         pauses.append(getattr(found.value, "after", None))
         append_attempt(spool, ID, {"error": f"Retry: {found.value}"})
     assert pauses == [5, 10, 20, 40, 80, 160, 320, 640, 1280, None]
+
+
+# -- whose it is to ask for -----------------------------------------------------------
+
+
+def held(
+    spool: SpoolDir, data: bytes, uid: int | None = None
+) -> tuple[Claim, TaskFile]:
+    """Claim a task that is in a file of these bytes."""
+    path = path_of(put(spool, make_name(task=FORWARD), data))
+    if uid is not None:
+        os.chown(f"{spool.path}/{path}", uid, -1)
+    claims = Claims(spool, "w1", {os.getuid(), uid or 0})
+    claim = claims.claim(path)
+    assert claim is not None
+    return claim, claims.open(claim)
+
+
+def run(claim: Claim, task: TaskFile) -> None:
+    handler = FORWARD_ENTRY.handler
+    assert handler is not None
+    try:
+        handler(claim, task)
+    finally:
+        task.close()
+
+
+HEADER = b'{"task":"spooler.forward","args":{"to":"/nowhere"}%s}\n'
+
+
+def test_the_daemons_own_files_are_sent_on(spool: SpoolDir) -> None:
+    claim, task = held(spool, HEADER % b"" + BODY)
+    with pytest.raises(Retry, match="no answer from unix"):
+        run(claim, task)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_nobody_else_may_have_tasks_sent_on(spool: SpoolDir) -> None:
+    claim, task = held(spool, HEADER % b"" + BODY, uid=65534)
+    with pytest.raises(Fail, match="uid 65534 may not"):
+        run(claim, task)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_what_is_signed_is_sent_on_whoever_has_put_it(spool: SpoolDir) -> None:
+    claim, task = held(spool, HEADER % b"" + BODY, uid=65534)
+    claim.signed = True
+    with pytest.raises(Retry, match="no answer from unix"):
+        run(claim, task)
+
+
+def test_a_key_could_make_it_the_daemons_own(spool: SpoolDir) -> None:
+    claim, task = held(spool, HEADER % b',"key":"k"' + BODY)
+    with pytest.raises(Fail, match="with a key"):
+        run(claim, task)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (HEADER % b"", "no packet"),
+        (HEADER % b"" + b"rubbish", "no packet"),
+        (HEADER % b"" + BODY[:-1], "cut short"),
+        (b'{"task":"spooler.forward"}\n' + BODY, "missing"),
+        (b'{"task":"spooler.forward","args":{"to":":no"}}\n' + BODY, ":no"),
+        (encode_packet({b"ud_spool_func": FORWARD.encode(), b"to": b"/x"}), "uWSGI"),
+    ],
+)
+def test_what_cannot_be_sent_is_given_up_at_once(
+    spool: SpoolDir, data: bytes, problem: str
+) -> None:
+    claim, task = held(spool, data)
+    with pytest.raises(Fail, match=problem):
+        run(claim, task)
+
+
+def test_it_follows_nothing_and_stands_in_no_batch() -> None:
+    follower = b'{"task":"t","options":{"then":[{"task":"spooler.forward"}]}}'
+    with pytest.raises(CorruptError, match="follows nothing"):
+        decode(follower, whole=True)
+    deep = b'{"task":"t","options":{"on_failure":[{"task":"u","options":{"then":'
+    deep += b'[{"task":"spooler.forward"}]}}]}}'
+    with pytest.raises(CorruptError, match="follows nothing"):
+        decode(deep, whole=True)
+    with pytest.raises(CorruptError, match="no place in a batch"):
+        decode_line(b'{"task":"spooler.forward","args":{"to":"/x"}}')

@@ -336,7 +336,7 @@ def way_back() -> str:
 
 def test_what_waits_goes_back_to_uwsgi(directory: Directory) -> None:
     daemon = directory.spoold()
-    soon = time() + 6
+    soon = int(time()) + 6  # uWSGI knows whole seconds
     (directory.spool / "paused" / "all").touch()
     tasks = list(specs(PRIORITIES[:4]))
     tasks += [{"n": "key", "at": soon}, {"n": "never", "at": 4_000_000_000}]

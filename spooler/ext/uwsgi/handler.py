@@ -6,6 +6,7 @@ The rules: docs/reference/uwsgi.md.
 import inspect
 import os
 import pickle  # noqa: TID251 (docs/decisions/, "Pickle")
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from ...arguments import Arguments
-from ...errors import ArgumentsError, CorruptError
+from ...errors import ArgumentsError, CorruptError, Fail, Retry, SoftTimeout
 from ...registry import Entry, Kind
 from ...retry import RetryOptions, RetryPolicy
 from ...runner import ACKED
@@ -80,7 +81,7 @@ def handle(claim: Claim, task: TaskFile) -> Outcome:
     """Run a task (``registry.Handler``)."""
     function = getattr(UWSGI, "spooler", None)
     if function is None:
-        return Outcome(Verdict.RELEASE, "uwsgi.spooler is not set here")
+        return Outcome(Verdict.RELEASE, _why_nobody(task))
     try:
         found = variables(task, claim.name.task, claim.file, function)
     except CorruptError as error:
@@ -91,7 +92,25 @@ def handle(claim: Claim, task: TaskFile) -> Outcome:
     if _is_unknown(function, found, task):
         return Outcome(Verdict.RELEASE, _UNKNOWN)
     RUNNING.set(_current(claim, task))
-    return _judge(function(found), found, claim)
+    try:
+        result = function(found)
+    except (Fail, Retry, SoftTimeout):
+        raise
+    except BaseException as error:  # to be printed as uWSGI does, and kept with its log
+        frames = error.__traceback__ and error.__traceback__.tb_next
+        traceback.print_exception(error.with_traceback(frames))
+        raise
+    return _judge(result, found, claim)
+
+
+def _why_nobody(task: TaskFile) -> str:
+    try:
+        pairs, _ = split(task) or (None, b"")
+    except CorruptError:  # those that have a function will say so
+        pairs = None
+    if pairs is None or b"ud_spool_func" in pairs:
+        return "uwsgi.spooler is not set here"
+    return "uwsgi.spooler is not set, and the task names no ud_spool_func"
 
 
 def _current(claim: Claim, task: TaskFile) -> Current:
