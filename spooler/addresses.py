@@ -67,10 +67,14 @@ def _fits(port: int) -> bool:
     return port <= _PORT_MAX
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str, option: str = "socket", hint: str = "") -> Address:
     """Return the address to listen at, or to send to.
 
     Here every text with a slash is a path.
+
+    Args:
+        option: Where it was given, for the error.
+        hint: What that says at its end.
 
     Raises:
         UsageError: It is none.
@@ -80,7 +84,8 @@ def parse_address(text: str) -> Address:
         return Address(path=os.path.abspath(text))
     if found is None:
         raise UsageError(
-            f"socket={text!r:.200} cannot be: it takes HOST:PORT, such as"
-            " 127.0.0.1:10001, or the path of a UNIX socket"
+            f"{option}={text!r:.200} cannot be: it takes HOST:PORT, such as"
+            " 127.0.0.1:10001, or the path of a UNIX socket, with a / in it (./foo)"
+            f"{hint}"
         )
     return found

@@ -330,12 +330,13 @@ class Execution:
         Call it in a context of its own, as each task of an event loop has one.
         """
         CURRENT.set(run.current)
-        if hooks.BEFORE:
-            hooks.before(run.current())
-        keep = run.options.keep_result is not None
-        outcome = await run_coroutine(
-            run.entry, run.claim, run.task, run.values, guard, keep=keep
-        )
+        ahead = hooks.CHECKS or hooks.BEFORE
+        outcome = hooks.before(run.current()) if ahead else None
+        if outcome is None:
+            keep = run.options.keep_result is not None
+            outcome = await run_coroutine(
+                run.entry, run.claim, run.task, run.values, guard, keep=keep
+            )
         if hooks.AFTER or hooks.FAILURE:
             hooks.after(run.current(), outcome)
         if FORKS.count != self._forks:

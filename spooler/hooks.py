@@ -12,6 +12,7 @@ from .current import CurrentTask
 from .errors import UsageError
 from .task import Outcome, Verdict
 
+Check = Callable[[CurrentTask], str]
 WorkerHook = Callable[[], object]
 TaskHook = Callable[[CurrentTask], object]
 FailureHook = Callable[[CurrentTask, str], object]
@@ -22,6 +23,10 @@ BEFORE: Final[list[TaskHook]] = []
 AFTER: Final[list[TaskHook]] = []
 FAILURE: Final[list[FailureHook]] = []
 """What is registered, in order."""
+
+CHECKS: Final[list[Check]] = []
+"""Called before a run and its hooks, with no promise to users: each returns why the
+task cannot run now; empty if it can."""
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -124,10 +129,17 @@ def stopped() -> None:
         _call(hook)
 
 
-def before(task: CurrentTask) -> None:
-    """Call the hooks before a run. Ask first whether ``BEFORE`` has any."""
+def before(task: CurrentTask) -> Outcome | None:
+    """Call what is to be called before a run; return how that ends, if it cannot be.
+
+    Ask first whether ``CHECKS`` or ``BEFORE`` has any.
+    """
+    for check in CHECKS:
+        if problem := check(task):
+            return Outcome(Verdict.RETRY, problem, "exception")
     for hook in BEFORE:
         _call(hook, task)
+    return None
 
 
 def after(task: CurrentTask, outcome: Outcome) -> None:

@@ -101,12 +101,13 @@ FORKS: Final = Forks()
 def run_here(run: Run, guard: Guard | None, wait: Wait) -> Outcome:
     """Call a task's function, in a context of its own; return how it ended."""
     CURRENT.set(run.current)
-    if hooks.BEFORE:
-        hooks.before(run.current())
-    keep = run.options.keep_result is not None
-    outcome = run_task(
-        run.entry, run.claim, run.task, run.values, guard, keep=keep, wait=wait
-    )
+    ahead = hooks.CHECKS or hooks.BEFORE
+    outcome = hooks.before(run.current()) if ahead else None
+    if outcome is None:
+        keep = run.options.keep_result is not None
+        outcome = run_task(
+            run.entry, run.claim, run.task, run.values, guard, keep=keep, wait=wait
+        )
     if hooks.AFTER or hooks.FAILURE:
         hooks.after(run.current(), outcome)
     return outcome

@@ -123,7 +123,7 @@ def send(
         PacketTooLargeError: The pairs do not fit into a packet.
         UsageError: Something else that was given cannot be.
     """
-    where = parse_address(address)
+    where = parse_address(address, "address")
     packet = seal(pairs, body, secret or secret_here())
     head = bytes((modifier1,)) + packet[1:3] + bytes((modifier2,))
     with _connection(where, timeout) as line:

@@ -44,6 +44,7 @@ from .options import RunOptions
 from .registry import REGISTRY
 from .sources import source_files
 
+_UWSGIS: Final = ("uwsgi", "uwsgidecorators")
 _PR_SET_PDEATHSIG: Final = 1
 _prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 
@@ -119,7 +120,9 @@ def _explain(module: str, error: BaseException) -> str:
         places.append((error.filename, error.lineno))
     where = f" ({places[-1][0]}, line {places[-1][1]})" if places else ""
     hint = ""
-    if isinstance(error, ModuleNotFoundError) and error.name in (
+    if isinstance(error, ModuleNotFoundError) and error.name in _UWSGIS:
+        hint = "; use --uwsgi"  # with it both are there
+    elif isinstance(error, ModuleNotFoundError) and error.name in (
         module,
         module.partition(".")[0],
     ):

@@ -155,7 +155,7 @@ def put(
         id=task_id or os.urandom(8).hex(),
         key=key,
         run=_run_options(run, then, on_failure),
-        remote=None if spooler is None else str(parse_address(spooler)),
+        remote=None if spooler is None else _address(spooler),
         outbox=outbox,
     )
     due = {"priority": priority, "due": iso(due_us)}
@@ -239,6 +239,10 @@ def _raw_json(argument: str, text: str) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.format(text.encode(), indent=-1))
     except (msgspec.MsgspecError, UnicodeEncodeError, RecursionError) as problem:
         raise UsageError(f"{argument!a}: not JSON: {problem}") from None
+
+
+def _address(text: str) -> str:
+    return str(parse_address(text, "--spooler", "; a directory goes to --dir"))
 
 
 def _open_body(path: str) -> Body:

@@ -277,8 +277,8 @@ _DEFAULTS = RetryPolicy()
 def main(**options: Any) -> None:
     """Run the tasks in spool directories."""
     ini = options.pop("uwsgi_ini")
-    put_ini(ini, options)
     try:
+        put_ini(ini, options)
         settings = _settings(options)
     except UsageError as error:
         click.echo(f"spoold: {escape(str(error))}", err=True)

@@ -49,9 +49,14 @@ def put_ini(ini: UwsgiIni | None, options: dict[str, Any]) -> None:
 
     Relative paths of the command line become absolute: they are meant from the
     directory in which it was given.
+
+    Raises:
+        UsageError: No spool was named, there or here.
     """
     if ini is None:
         return
+    if not options["dirs"]:
+        raise UsageError(f"{ini.name} names no spooler = DIR")
     dirs = tuple(os.path.realpath(path) for path in options["dirs"])
     spools = ini.application.spools
     more = [("spooler", path) for path in dirs if path not in spools]
@@ -71,8 +76,8 @@ def enter_ini(ini: UwsgiIni | None, dirs: tuple[str, ...]) -> None:
     """Log what a configuration says in vain, and become what it says else.
 
     Raises:
-        UsageError: It names a user that this one cannot become.
-        OSError: From the file system.
+        UsageError: It names a user that this one cannot become, or a directory that
+            cannot be used.
     """
     if ini is None:
         return

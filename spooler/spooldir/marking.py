@@ -71,6 +71,10 @@ def _check(path: str, fd: int, owner: tuple[int, int] | None) -> None:
         check_marker(path, fd)
     elif entries != set(FOLDERS[: len(entries)]):  # nor one half made
         hint = "is not empty and is not a spool (it has no file .spool)"
+        from .uwsgi_files import is_uwsgi_name  # noqa: PLC0415 (for an error only)
+
+        if any(is_uwsgi_name(name) for name in entries):
+            hint += "; it holds files of uWSGI's: `spoold --uwsgi` takes it over"
         raise NotASpoolError(path, hint)
     complete(fd, entries, owner)
 

@@ -3,6 +3,7 @@
 It is not in a spool; but files are touched nowhere else.
 """
 
+import errno
 import os
 import socket
 import stat
@@ -24,19 +25,20 @@ def bind(made: socket.socket, path: str, mode: int) -> os.stat_result:
         OSError: Somebody listens there, or it cannot be used.
     """
     _remove_left(path)
-    before = os.umask(0o177)
+    # Not chmod afterwards, which would follow a link that somebody has put there.
+    os.fchmod(made.fileno(), mode)
+    before = os.umask(0o777 & ~mode)
     try:
         made.bind(path)
     finally:
         os.umask(before)
-    os.chmod(path, mode)
     return os.lstat(path)
 
 
 def _remove_left(path: str) -> None:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
+            raise OSError(errno.EEXIST, "is not a socket; move it away")
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
             other.settimeout(LOOK_TIMEOUT)
             other.connect(path)

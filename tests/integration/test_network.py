@@ -12,19 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread, Timer
 from time import monotonic
+from typing import Any
 
 import pytest
 
 from spooler import Spooler, SpoolRefused, SpoolUnreachable, UsageError, spool_many
 from spooler.codec import decode
 from spooler.config import Listening
-from spooler.ext.uwsgi.receiving import Rules
+from spooler.ext.uwsgi.receiving import HEADER_MAX, Plan, Rules, plan
 from spooler.ext.uwsgi.server import Server, _Connection, _Gone
 from spooler.packet import encode_packet
 from spooler.remote import TASK_KEY
 from spooler.sending import SECRET_FILE, STORED, seal, send
 from spooler.spooldir import SpoolDir
 from spooler.spooldir.room import set_limits
+from spooler.spooldir.socket_file import bind
 
 from ..helpers import FACTOR
 from .conftest import SPOOLD, Box, Cli, wait_until
@@ -309,6 +311,69 @@ def test_a_spool_that_is_gone_refuses(
     wait_until(lambda: "cannot store it" in caplog.text)
 
 
+def test_a_spool_that_was_replaced_refuses(place: Place) -> None:
+    place.serve()
+    send(place.address, {b"a": b"1"})
+    away = f"{place.spool.path}.away"
+    Path(place.spool.path).rename(away)
+    made = SpoolDir(place.spool.path)
+    made.create()
+    with pytest.raises(SpoolRefused):
+        send(place.address, {b"a": b"2"})
+    assert not list(made.waiting())
+    assert len(list(SpoolDir(away).waiting())) == 1
+
+
+# -- what is there already ------------------------------------------------------------
+
+LATER = b'{"task":"t","id":"0123456789abcdef","at":1795208461}\n'
+
+
+def test_a_task_of_which_only_a_hidden_file_is_there_is_not_stored(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.serve()
+    spool = place.servers[0].spools._spools[0]
+    spool.open()
+    spool._tmpfile = False  # as on NFS
+    packet = seal({TASK_KEY: LATER}, b"body")
+    with place.connect() as line:
+        line.sendall(packet + b"b")
+        root = Path(place.spool.path)
+        wait_until(lambda: any(root.glob("[0-9]*/*/.*.t")))
+        assert place.say(packet + b"body") == REFUSED
+        wait_until(lambda: "cannot store it: [Errno 17]" in caplog.text)
+    wait_until(lambda: not any(root.glob("[0-9]*/*/.*.t")))
+    assert not place.tasks()
+    assert place.say(packet + b"body") == STORED
+
+
+@pytest.mark.parametrize("key", [b"", b'"key":"k",'])
+def test_a_task_that_is_there_already_is_synced(
+    place: Place, monkeypatch: pytest.MonkeyPatch, key: bytes
+) -> None:
+    place.serve()
+    synced: list[str] = []
+    problems = [OSError(5, "EIO"), OSError(5, "EIO")]
+    sync = SpoolDir.sync
+
+    def fail(spool: SpoolDir, folder: str) -> None:
+        if problems:
+            raise problems.pop()
+        synced.append(folder)
+        sync(spool, folder)
+
+    monkeypatch.setattr(SpoolDir, "sync", fail)
+    packet = encode_packet({TASK_KEY: LATER.replace(b"{", b"{" + key)})
+    assert place.say(packet) == REFUSED
+    assert place.say(packet) == REFUSED
+    assert not synced
+    assert place.say(packet) == STORED
+    assert any(folder.startswith("5/") for folder in synced)
+    assert ("keys" in synced) == bool(key)
+    assert len(place.tasks()) == 1
+
+
 # -- anything at all ----------------------------------------------------------------
 
 
@@ -373,6 +438,110 @@ def test_byte_after_byte_is_too_slow_too(place: Place) -> None:
             Event().wait(0.05)
     assert monotonic() - begun < 10 * FACTOR
     assert not place.tasks()
+
+
+def test_a_body_that_was_only_announced_gives_no_time(place: Place) -> None:
+    place.serve(timeout=0.5)
+    begun = monotonic()
+    with place.connect() as line, suppress(BrokenPipeError, ConnectionResetError):
+        line.sendall(encode_packet({b"CONTENT_LENGTH": b"%d" % (64 << 20)}))
+        while monotonic() - begun < 20 * FACTOR:
+            line.sendall(b"b")
+            Event().wait(0.05)
+    assert monotonic() - begun < 10 * FACTOR
+    assert not place.tasks()
+
+
+def test_a_body_that_comes_gives_time_for_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spooler.ext.uwsgi.server.BODY_RATE", 1)
+    place.serve(timeout=0.5 * FACTOR)
+    with place.connect() as line:
+        line.sendall(seal({b"a": b"b"}, bytes(1000)))
+        for _ in range(10):
+            line.sendall(bytes(100))
+            Event().wait(0.1 * FACTOR)
+        assert everything(line) == STORED
+
+
+def test_large_tasks_are_read_one_at_a_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.serve()
+    at_work: list[None] = []
+    most: list[int] = []
+
+    def slow(*args: Any, **keywords: Any) -> Plan:
+        at_work.append(None)
+        Event().wait(0.05)
+        most.append(len(at_work))
+        at_work.pop()
+        return plan(*args, **keywords)
+
+    monkeypatch.setattr("spooler.ext.uwsgi.server.plan", slow)
+    lines = [place.connect() for _ in range(5)]
+    for line in lines:
+        line.sendall(encode_packet({b"a": b"b"}))
+    for line in lines:
+        assert everything(line) == STORED
+        line.close()
+    assert most == [1] * 5
+
+
+def test_a_header_of_a_task_is_smaller_here_than_in_a_file(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.serve()
+    there = Spooler(place.address)
+    there.put("t", {"a": "x" * (HEADER_MAX - 1000)})
+    with pytest.raises(SpoolRefused):
+        there.put("t", {"a": "x" * HEADER_MAX})
+    wait_until(lambda: "its header is larger than 262144 bytes" in caplog.text)
+    assert len(place.tasks()) == 1
+
+
+def test_a_body_that_leaves_too_little_free_is_refused_before_it_comes(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    set_limits(place.spool, min_free=1 << 20)
+    free = [3 << 20, 10 << 20, 0]
+    looked: list[int] = []
+
+    def look(spool: SpoolDir) -> tuple[int, None]:
+        looked.append(free.pop(0))
+        return looked[-1], None
+
+    monkeypatch.setattr("spooler.ext.uwsgi.storing.free_space", look)
+    place.serve()
+    large = seal({b"a": b"b"}, bytes(4 << 20))
+    assert place.say(large, more=True) == REFUSED
+    assert place.say(large + bytes(3 << 19), more=True) == REFUSED
+    assert not free
+    wait_until(lambda: caplog.text.count("is full: ") == 2)
+    assert not place.tasks()
+
+
+def test_a_path_that_is_too_long_is_not_looked_for(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(place.spool.path)
+    place.serve()
+    looked: list[str] = []
+    realpath = os.path.realpath
+
+    def look(path: str) -> str:
+        looked.append(path)
+        return realpath(path)
+
+    monkeypatch.setattr("os.path.realpath", look)
+    for wanted in (place.spool.path, str(link)):
+        send(place.address, {b"spooler": wanted.encode(), b"a": b"b"})
+    with pytest.raises(SpoolRefused):
+        send(place.address, {b"spooler": b"/" + b"a/" * 30_000})
+    assert looked == [str(link)]
+    assert len(place.tasks()) == 2
 
 
 def test_who_says_nothing_makes_room_for_those_who_do(
@@ -471,6 +640,87 @@ def test_what_was_overheard_cannot_be_sent_again(place: Place, secret: str) -> N
     assert len(place.tasks()) == 1
 
 
+def test_who_does_not_know_the_secret_learns_nothing_of_keys(
+    place: Place, secret: str
+) -> None:
+    place.serve(secret_file=secret)
+    key = bytes.fromhex(Path(secret).read_text())
+    with_key = LATER.replace(b"{", b'{"key":"k",')
+    send(place.address, {TASK_KEY: with_key}, secret=key)
+    for body in (b"", b"body"):
+        packet = seal({TASK_KEY: with_key}, body, bytes(32))
+        assert place.say(packet + body) == REFUSED
+    packet = seal({TASK_KEY: with_key}, b"body", key)
+    assert place.say(packet + b"body") == STORED  # which has it already
+    assert place.tasks() == [with_key]
+
+
+def test_who_does_not_know_the_secret_uses_up_no_rate(
+    place: Place, secret: str
+) -> None:
+    place.serve(secret_file=secret, rate=0.1)
+    for number in range(3):
+        with pytest.raises(SpoolRefused):
+            send(place.address, {b"n": b"%d" % number}, secret=bytes(32))
+    send(place.address, {b"a": b"b"}, secret=bytes.fromhex(Path(secret).read_text()))
+    assert len(place.tasks()) == 1
+
+
+def test_a_forged_signature_removes_no_task_that_has_its_key(
+    place: Place,
+    secret: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SPOOLER_KEY_FILE", secret)
+    place.serve(rules=Rules(5, signed=True))
+    there = Spooler(place.address)
+    there.put("pay", {"n": 1}, key="invoice", at="+1h")
+    [signed] = place.tasks()
+    stranger = tmp_path / "other"
+    stranger.touch(0o600)
+    stranger.write_text(os.urandom(32).hex())
+    with monkeypatch.context() as patch:
+        patch.setenv("SPOOLER_KEY_FILE", str(stranger))
+        with pytest.raises(SpoolRefused):
+            there.put("pay", {"n": 2}, key="invoice", if_exists="replace")
+        with pytest.raises(SpoolRefused):
+            there.put("pay", {"n": 2}, body=b"body")
+    wait_until(lambda: caplog.text.count("its signature is wrong") == 2)
+    assert place.tasks() == [signed]
+    for size in (70_000, 10):  # its header is the beginning of the body, or is not
+        args = {"n": "3" * size}
+        there.put("pay", args, key="invoice", if_exists="replace", body=bytes(300_000))
+    [signed] = place.tasks()
+    assert b'"n":"3333333333"' in signed
+    monkeypatch.delenv("SPOOLER_KEY_FILE")
+    place.serve(rules=Rules(5, signed=True))
+    assert place.say(encode_packet({TASK_KEY: signed[: signed.index(b"\n") + 1]})) == (
+        REFUSED  # nobody can tell here
+    )
+
+
+def test_keys_that_cannot_be_read_any_more_go_on(
+    place: Place,
+    secret: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("SPOOLER_KEY_FILE", secret)
+    place.serve(rules=Rules(5, signed=True))
+    there = Spooler(place.address)
+    there.put("t")
+    [signed] = place.tasks()
+    Path(secret).write_text("rubbish")
+
+    def is_told() -> bool:
+        assert place.say(encode_packet({TASK_KEY: signed})) == STORED
+        return "the old keys go on: key file" in caplog.text
+
+    wait_until(is_told)
+
+
 def test_a_pickle_from_a_stranger_is_refused(place: Place, secret: str) -> None:
     place.serve()
     with pytest.raises(SpoolRefused):
@@ -527,6 +777,24 @@ def test_a_unix_socket_has_its_mode_and_goes_with_the_server(
     assert not path.exists()
 
 
+def test_the_mode_of_a_socket_is_set_on_nothing_else(tmp_path: Path) -> None:
+    path, victim = tmp_path / "s.sock", tmp_path / "victim"
+    victim.touch(0o600)
+
+    class Swapped(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind(address)
+            path.rename(tmp_path / "away")
+            path.symlink_to(victim)
+
+    for mode in (0o666, 0o600):
+        with Swapped(socket.AF_UNIX) as made:
+            bind(made, str(path), mode)
+        assert stat.S_IMODE(victim.stat().st_mode) == 0o600
+        assert stat.S_IMODE((tmp_path / "away").stat().st_mode) == mode
+        path.unlink()
+
+
 def test_a_socket_that_was_left_is_replaced_and_nothing_else(
     place: Place, tmp_path: Path
 ) -> None:
@@ -537,7 +805,7 @@ def test_a_socket_that_was_left_is_replaced_and_nothing_else(
     assert send(str(path), {b"a": b"b"}) == STORED
     file = tmp_path / "file.sock"
     file.touch()
-    with pytest.raises(UsageError, match="in use"):
+    with pytest.raises(UsageError, match="is not a socket; move it away"):
         place.serve(addresses=(str(file),))
     assert file.exists()
 

@@ -55,3 +55,5 @@ def test_where_only_an_address_can_be_a_path_is_one() -> None:
     assert parse_address("/run/spoold/tasks") == Address(path="/run/spoold/tasks")
     with pytest.raises(UsageError, match=r"socket='spool' cannot be: it takes HOST"):
         parse_address("spool")
+    with pytest.raises(UsageError, match=r"--to='a' cannot .*a / in it \(./foo\); why"):
+        parse_address("a", "--to", "; why")

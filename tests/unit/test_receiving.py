@@ -186,9 +186,10 @@ def secret_file(folder: Path, *keys: bytes) -> str:
 class Known:
     """What checks packets, with a clock."""
 
-    def __init__(self, folder: Path, *keys: bytes) -> None:
+    def __init__(self, folder: Path, *keys: bytes, patience: float = 0.0) -> None:
         self.clock = FakeClock()
-        self.secrets = Secrets(secret_file(folder, *keys), self.clock)
+        file = secret_file(folder, *keys)
+        self.secrets = Secrets(file, self.clock, patience)
 
     def check(self, data: bytes, body: bytes = b"") -> None:
         packet = read_packet(data)
@@ -246,6 +247,28 @@ def test_what_was_seen_is_forgotten_when_it_is_too_old_anyway(known: Known) -> N
     known.clock.wall_us += 3 * CLOCKS_APART * 1_000_000
     known.check(seal({b"n": b"last"}, b"", KEY))
     assert len(known.secrets._seen) == 1
+
+
+def test_what_was_seen_is_known_for_as_long_as_it_may_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = Known(tmp_path, KEY, patience=99.5)
+    monkeypatch.setattr("spooler.sending.CLOCK", known.clock)
+    data = seal({b"task": b"t"}, b"body", KEY)
+    packet = read_packet(data)
+    known.clock.wall_us -= CLOCKS_APART * 1_000_000
+    known.check(data, b"body")
+    known.clock.wall_us += 2 * CLOCKS_APART * 1_000_000
+    sums = known.secrets.begin(packet)  # as late as it can be, and its body is slow
+    sums[0].update(b"body")
+    for number in range(1023):
+        known.check(seal({b"n": b"%d" % number}, b"", KEY))
+    known.clock.wall_us += 100 * 1_000_000
+    with pytest.raises(Refused, match="was sent before"):
+        known.secrets.end(packet.proof, sums)
+    known.clock.wall_us += 1_000_000
+    with pytest.raises(Refused, match="took too long"):
+        known.secrets.end(packet.proof, sums)
 
 
 def test_the_file_is_read_again_when_it_has_changed(

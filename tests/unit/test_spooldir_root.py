@@ -81,6 +81,12 @@ def test_open_refuses_a_directory_of_somebody_else_and_leaves_it(
     assert os.listdir(tmp_path) == [entry]
 
 
+def test_open_says_who_takes_over_a_directory_of_uwsgis(tmp_path: Path) -> None:
+    (tmp_path / "uwsgi_spoolfile_on_here_1_1_1_1_1").touch()
+    with pytest.raises(NotASpoolError, match="`spoold --uwsgi` takes it over"):
+        SpoolDir(tmp_path).open()
+
+
 @pytest.mark.parametrize(
     "text", ['{"format": 2}', "", '{"format": 1', '{"format": 1, "x": 2}', "\xff"]
 )

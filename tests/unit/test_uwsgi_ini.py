@@ -263,7 +263,7 @@ def test_a_section_that_is_not_there_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "app.ini"
     path.write_text("[uwsgi]\na = 1\n[b]\n")
     assert read_ini(str(path), {}).ignored == ("a",)
-    with pytest.raises(UsageError, match=r"there is no .*app\.ini: section \[c\]"):
+    with pytest.raises(UsageError, match=r"app\.ini: no section \[c\]"):
         read_ini(f"{path}:c", {})
 
 

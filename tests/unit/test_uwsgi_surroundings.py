@@ -7,14 +7,19 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from spooler import hooks
 from spooler.config import Application, UwsgiIni
 from spooler.current import CurrentTask
 from spooler.errors import UsageError
+from spooler.ext.uwsgi.handler import handle
+from spooler.ext.uwsgi.module import UWSGI
 from spooler.ext.uwsgi.surroundings import enter, opt_of, prepare
-from spooler.hooks import BEFORE
+from spooler.task import Outcome, Verdict
 
 
 @pytest.fixture
@@ -27,7 +32,8 @@ def as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]
     os.environ.clear()
     os.environ.update(environ)
     os.umask(umask)
-    BEFORE.clear()
+    hooks.BEFORE.clear()
+    hooks.CHECKS.clear()
     sys.argv[:], sys.path[:], sys.meta_path[:] = argv, path, finders
     for name in set(sys.modules) - modules:
         del sys.modules[name]
@@ -144,9 +150,44 @@ def test_tasks_begin_in_their_folder(tmp_path: Path) -> None:
     for name in ("spool", "beside"):
         (tmp_path / name).mkdir()
     prepare(Application(task_dir="../beside"))
-    [hook] = BEFORE
-    hook(CurrentTask("0" * 16, "a", 1, 5, f"{tmp_path}/spool", 0))
+    task = CurrentTask("0" * 16, "a", 1, 5, f"{tmp_path}/spool", 0)
+    assert hooks.before(task) is None
     assert Path.cwd() == tmp_path / "beside"
+    os.chdir(tmp_path)
+    (tmp_path / "beside").rmdir()
+    seen: list[CurrentTask] = []
+    hooks.before_task(seen.append)
+    why = "spooler-chdir = ../beside: No such file or directory"
+    assert hooks.before(task) == Outcome(Verdict.RETRY, why, "exception")
+    assert seen == []
+
+
+@pytest.mark.usefixtures("as_it_was")
+def test_directories_that_cannot_be_are_refused_by_option_and_value(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "spool").mkdir()
+    spools = [f"{tmp_path}/spool"]
+
+    def refused(ini: UwsgiIni, dirs: list[str]) -> str:
+        with pytest.raises(UsageError) as caught:
+            enter(ini, dirs)
+        return str(caught.value)
+
+    gone = "No such file or directory"
+    where = Application(task_dir="/nope")
+    ini = UwsgiIni("app.ini", {}, where, str(tmp_path))
+    assert refused(ini, spools) == f"spooler-chdir = /nope: {gone}"
+    assert refused(an_ini(tmp_path / "no"), spools) == f"chdir = {tmp_path}/no: {gone}"
+    assert refused(an_ini(tmp_path / "file"), []).endswith("/file: Not a directory")
+    file = f"{tmp_path}/file"
+    assert refused(an_ini(tmp_path), [file]) == f"--dir {file}: not a directory"
+    named = UwsgiIni("app.ini", {}, Application(spools=(file,)), str(tmp_path))
+    assert refused(named, [file]) == f"spooler = {file}: not a directory"
+    assert refused(an_ini(tmp_path), [f"{file}/a"]).endswith("/a: Not a directory")
+    enter(UwsgiIni("app.ini", {}, Application(task_dir="../"), str(tmp_path)), spools)
+    assert Path.cwd() == tmp_path
 
 
 @pytest.mark.usefixtures("as_it_was")
@@ -161,6 +202,26 @@ def test_packages_of_a_home_go_before_those_here(tmp_path: Path) -> None:
     ours = next(i for i, path in enumerate(sys.path) if path.endswith("-packages"))
     assert sys.path[ours] == str(packages)
     assert [path for path in sys.path if path != str(packages)] == before
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "uwsgi.spooler is not set, and the task names no ud_spool_func"),
+        (b"\x0d\0ud_spool_func\x01\0a", "uwsgi.spooler is not set here"),
+        (None, "uwsgi.spooler is not set here"),  # pairs that are cut short
+    ],
+)
+def test_a_task_that_nobody_can_take_says_what_is_missing(
+    data: bytes | None, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(UWSGI, "spooler", None, raising=False)
+    packet = b"\0" + len(data or b"").to_bytes(2, "little") + b"\0" + (data or b"")
+    pairs = 5 if data is None else None
+    header = SimpleNamespace(uwsgi=data is not None, pairs=pairs, body=packet)
+    task: Any = SimpleNamespace(header=header, data=packet, body=lambda: b"")
+    claim: Any = None
+    assert handle(claim, task) == Outcome(Verdict.RELEASE, problem)
 
 
 def test_of_lines_with_the_same_name_the_last_counts() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from ..integration.conftest import wait_until
+from ..integration.conftest import SPOOLD, wait_until
 from .conftest import Both
 
 pytestmark = pytest.mark.timeout(150)
@@ -146,3 +146,123 @@ def test_a_full_spool_refuses_tasks(both: Both) -> None:
         str(both.spool),
     )
     assert "is full: 1 tasks wait" in said
+
+
+def test_a_producer_that_cannot_begin_says_so_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "ok.py").touch()
+    (tmp_path / "broken.py").write_text("import none_of_this_name\n")
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "needy").mkdir()
+    (package / "needy/__init__.py").write_text("import none_of_this_name\n")
+    folder = tmp_path / "program"
+    folder.mkdir()
+    (folder / "__main__.py").write_text("print('here')\n")
+
+    def run(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "spooler.ext.uwsgi", *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    name = "python -m spooler.ext.uwsgi"
+    gone = "[Errno 2] No such file or directory"
+    assert run("nope.py") == (
+        2,
+        f"{name}: can't open file '{tmp_path}/nope.py': {gone}\n",
+    )
+    assert run("empty") == (
+        2,
+        f"{name}: can't find '__main__' module in '{tmp_path}/empty'\n",
+    )
+    for module in ("nope", "nope.a", "package.nope", "ok.nope"):
+        assert run("-m", module) == (2, f"{name}: No module named {module}\n")
+    for module in ("package", ".ok"):
+        code, said = run("-m", module)
+        assert (code, len(said.splitlines())) == (2, 1)
+    for words in (("ok.py",), ("-m", "ok"), ("program",), ("-m", "program")):
+        assert run(*words) == (0, "")
+    for words in (("broken.py",), ("-m", "broken"), ("-m", "package.needy.a")):
+        code, said = run(*words)
+        assert code == 1
+        assert "No module named 'none_of_this_name'" in said  # with its traceback
+    code, said = run()
+    assert code == 2
+    assert said.endswith("the following arguments are required: SCRIPT\n")
+    missing = f"--dir {tmp_path}/no: there is no such directory: make it with"
+    assert run("--dir", f"{tmp_path}/no", "ok.py") == (
+        78,
+        f"{name}: {missing} `spool init {tmp_path}/no`\n",
+    )
+    assert run("--dir", "ok.py", "ok.py") == (
+        78,
+        f"{name}: --dir ok.py: not a directory\n",
+    )
+
+
+def test_what_cannot_be_put_shows_no_inner_tracebacks(both: Both) -> None:
+    both.application(TASKS)
+    said = both.produce(
+        "import mine, traceback\n"
+        "try: mine.plain(n='1', priority='high')\n"
+        "except ValueError: print(traceback.format_exc())\n",
+        "--dir",
+        str(both.spool),
+    )
+    assert said.count("Traceback") == 1
+    assert "unable to spool job: priority b'high' is no number" in said
+
+
+@pytest.mark.parametrize("module", ["uwsgi", "uwsgidecorators"])
+def test_an_application_without_the_option_is_told_of_it(
+    both: Both, module: str
+) -> None:
+    both.module(f"import {module}\n", "mine")
+    said = both.refused(both.command(imports="mine"), 78)
+    assert f"No module named '{module}'" in said
+    assert said.rstrip().endswith("; use --uwsgi")
+
+
+def test_a_directory_in_the_place_of_an_address_is_refused(both: Both) -> None:
+    command = [str(Path(sys.executable).parent / "spool"), "put", "a"]
+    done = subprocess.run(
+        [*command, "--spooler", "bad"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "--spooler='bad' cannot be: it takes HOST:PORT" in done.stderr
+    assert "; a directory goes to --dir" in done.stderr
+
+
+IN_A_LOOP: Final = """
+import spooler
+
+@spooler.spool
+async def quick() -> None:
+    tell("quick")
+"""
+
+
+def test_a_task_does_not_run_in_another_directory(both: Both) -> None:
+    both.application(TASKS + IN_A_LOOP)
+    (both.app / "work").mkdir()
+    ini = both.app / "app.ini"
+    ini.write_text(
+        f"[uwsgi]\nspooler = {both.spool}\nimport = mine\n"
+        f"spooler-chdir = {both.app}/work\n"
+    )
+    both.spoold.daemon = both.launch([str(SPOOLD), "--uwsgi-ini", str(ini)])
+    both.spoold.daemon.wait_for("serve spool=")
+    (both.app / "work").rmdir()
+    both.produce("import mine\nmine.plain(n='1')\n", "--dir", str(both.spool))
+    both.put("quick")
+    problem = f"spooler-chdir = {both.app}/work: No such file"
+    wait_until(lambda: both.spoold.daemon.text().count(problem) >= 2)
+    assert both.lines() == []
+    (both.app / "work").mkdir()
+    assert sorted(both.spoold.wait_lines(2)) == ["plain 1 0", "quick"]

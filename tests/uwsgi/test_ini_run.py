@@ -355,9 +355,9 @@ def test_the_file_may_be_named_by_the_environment_or_by_the_settings(
 @pytest.mark.parametrize(
     ("text", "code", "problem"),
     [
-        ("[other]\n", 2, "there is no app.ini: section [uwsgi]"),
+        ("[other]\n", 2, "app.ini: no section [uwsgi]"),
         ("[uwsgi]\numask = 9\n", 2, "umask = 9: it takes three octal digits"),
-        ("[uwsgi]\nimport = a\n", 2, "no spool was named"),
+        ("[uwsgi]\nimport = a\n", 2, "app.ini names no spooler = DIR"),
         ("[uwsgi]\nspooler = a\n", 2, "no module with tasks was named"),
         (
             "[uwsgi]\nspooler = a\nimport = a\nuid = nobody-of-this-name\n",
@@ -371,8 +371,18 @@ def test_the_file_may_be_named_by_the_environment_or_by_the_settings(
         ),
         (
             "[uwsgi]\nspooler = a\nimport = a\nchdir = none\n",
-            1,
-            "No such file or directory: '{}/none'",
+            78,
+            "chdir = {}/none: No such file or directory",
+        ),
+        (
+            "[uwsgi]\nspooler = a\nimport = a\nspooler-chdir = /nope\n",
+            78,
+            "spooler-chdir = /nope: No such file or directory",
+        ),
+        (
+            "[uwsgi]\nspooler = app.ini\nimport = a\n",
+            78,
+            "spooler = {}/app.ini: not a directory",
         ),
         (
             "[uwsgi]\nspooler = a\nimport = web/none.py\n",

@@ -180,7 +180,9 @@ def test_spoolforever_runs_again_and_again(both: Both) -> None:
 def test_no_function_leaves_the_task_to_others(both: Both) -> None:
     both.application("import uwsgi\nuwsgi.spool({b'a': b'1'})\ntell('imported')\n")
     side = both.start_spoold()
-    side.daemon.wait_for("uwsgi.spooler is not set here")
+    side.daemon.wait_for(
+        "uwsgi.spooler is not set, and the task names no ud_spool_func"
+    )
     assert len(side.files()) == 1
     side.stop()
     assert "uwsgi.0" not in str(both.failed())

@@ -94,7 +94,7 @@ class Reader:
         options: All lines, as ``uwsgi --show-config`` lists them.
         applied: The options that took place, in that order, by name and value.
         used: Options whose values stand in others.
-        missing: Sections that were asked for and are not there.
+        missing: What says so of each section that was asked for and is not there.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -131,7 +131,8 @@ class Reader:
             self._file = file or self._file
             text = put_letters(_data_of(self._file) + b"\0", self._letters)
             if not self._take_lines(text, section or "uwsgi"):
-                self.missing.append(f"{self._file}: section [{section or 'uwsgi'}]")
+                missing = section or "uwsgi"
+                self.missing.append(f"{self._file}: no section [{missing}]")
         finally:
             self._depth -= 1
 

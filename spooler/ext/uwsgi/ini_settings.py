@@ -169,7 +169,7 @@ def read_ini(name: str, environ: Mapping[str, str]) -> UwsgiIni:
             reader.add(key, value)
     reader.add("ini", name)
     if reader.missing:
-        raise UsageError(f"there is no {reader.missing[0]}")
+        raise UsageError(reader.missing[0])
     reader.resolve()
     options = _Options()
     for key, value in reader.applied:

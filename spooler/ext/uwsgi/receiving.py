@@ -5,8 +5,9 @@ Nothing in it is trusted. Specification: docs/reference/network.md.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hmac import HMAC, compare_digest
+from math import ceil
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ from ...packet import HEAD, decode_pairs, encode_packet
 from ...remote import AUTH_KEY, LENGTH_KEY, TASK_KEY
 from ...sending import auth_value
 from ...spooldir.key_file import load, stamp_of
-from ...task import BATCH, Name
+from ...task import BATCH, FORWARD, Name
 
 CLOCKS_APART: Final = 60
 """Seconds that the clocks of both sides may differ, where there is a secret."""
@@ -28,9 +29,14 @@ CLOCKS_APART: Final = 60
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks whether the file with the secret has changed."""
 
+HEADER_MAX: Final = 1 << 18
+"""Bytes of a header from a socket: less than of one in a file, since each connection
+keeps its own."""
+
 _LENGTH = re.compile(rb"0*([1-9][0-9]{0,17})")
 _PROOF = re.compile(rb"([0-9]{1,12})\.([0-9a-f]{64})")
 _SIGNED: Final = b'{"sig":"'
+_DIGITS: Final = 64
 _PICKLES: Final = ("args", "kwargs")
 
 
@@ -97,14 +103,16 @@ def _read_proof(data: bytes, value: bytes) -> Proof:
 # -- the secret -----------------------------------------------------------------
 
 
-class Secrets:
-    """The shared secrets, of which the file is read again when it has changed.
+class Keys:
+    """The keys in a file, which is read again when it has changed.
 
-    Remembers what it has seen, so that nothing can be sent twice by somebody who does
-    not know the secret. For one thread at a time.
+    For one thread at a time.
 
     Args:
-        path: The file, as for signing: each line is good.
+        path: The file: each line is good.
+
+    Attributes:
+        found: The keys.
 
     Raises:
         KeyFileError: It cannot be used.
@@ -114,9 +122,8 @@ class Secrets:
         self._path = path
         self._clock = clock
         self._stamp = stamp_of(path)
-        self._keys = load(path)
+        self.found = load(path)
         self._look_at = clock.monotonic() + LOOK_EVERY
-        self._seen: dict[bytes, int] = {}
 
     def look(self) -> str | None:
         """Read the file again if it has changed; return what is wrong with it."""
@@ -128,11 +135,36 @@ class Secrets:
         if stamp == self._stamp:
             return None
         try:
-            self._keys = load(self._path)
+            self.found = load(self._path)
         except KeyFileError as error:
             return str(error)
         self._stamp = stamp
         return None
+
+
+class Secrets:
+    """The shared secrets.
+
+    Remembers what it has seen, so that nothing can be sent twice by somebody who does
+    not know the secret. For one thread at a time.
+
+    Args:
+        path: The file, as for signing.
+        patience: Seconds that a packet may take to come, at most.
+
+    Raises:
+        KeyFileError: It cannot be used.
+    """
+
+    def __init__(self, path: str, clock: Clock = CLOCK, patience: float = 0.0) -> None:
+        self._clock = clock
+        self._keys = Keys(path, clock)
+        self._good_for = CLOCKS_APART + ceil(patience)
+        self._seen: dict[bytes, int] = {}
+
+    def look(self) -> str | None:
+        """Read the file again if it has changed; return what is wrong with it."""
+        return self._keys.look()
 
     def begin(self, packet: Packet) -> list[HMAC]:
         """Return the sums to which the body is to be added.
@@ -148,7 +180,7 @@ class Secrets:
             raise Refused("its clock is another one than ours, or it was sent before")
         return [
             auth_value(key, proof.seconds, proof.covered, packet.length)
-            for key in self._keys
+            for key in self._keys.found
         ]
 
     def end(self, proof: Proof | None, sums: list[HMAC]) -> None:
@@ -157,16 +189,45 @@ class Secrets:
         Raises:
             Refused: They are wrong, or were seen before.
         """
-        digest = b"" if proof is None else proof.digest
-        found = [compare_digest(each.hexdigest().encode(), digest) for each in sums]
-        if not any(found):
+        if proof is None or not _is_one_of(sums, proof.digest):
             raise Refused("it does not know the secret, or was changed on its way")
+        digest, good_until = proof.digest, int(proof.seconds) + self._good_for
         now = self._clock.now_us() // 1_000_000
+        if now > good_until:  # so that what was seen can be forgotten
+            raise Refused("it took too long to come")
         if len(self._seen) % 1024 == 0:
             self._seen = {key: at for key, at in self._seen.items() if at >= now}
         if digest in self._seen:
             raise Refused("it was sent before")
-        self._seen[digest] = now + 2 * CLOCKS_APART
+        self._seen[digest] = good_until
+
+
+def _is_one_of(sums: list[HMAC], digest: bytes) -> bool:
+    found = [compare_digest(each.hexdigest().encode(), digest) for each in sums]
+    return any(found)
+
+
+# -- signatures -------------------------------------------------------------------
+
+
+def begin_signature(keys: Iterable[bytes], begin: bytes) -> list[HMAC]:
+    """Return the sums to which the rest of a signed file is to be added.
+
+    Args:
+        begin: Its beginning, with the whole signature.
+    """
+    rest = _SIGNED + b"0" * _DIGITS + begin[len(_SIGNED) + _DIGITS :]
+    return [HMAC(key, rest, digestmod="sha256") for key in keys]
+
+
+def end_signature(begin: bytes, sums: list[HMAC]) -> None:
+    """Check the sums, with all of the file (docs/format.md, section 14).
+
+    Raises:
+        Refused: They are wrong.
+    """
+    if not _is_one_of(sums, begin[len(_SIGNED) : len(_SIGNED) + _DIGITS]):
+        raise Refused("its signature is wrong: changed, or made with another key")
 
 
 # -- the task -------------------------------------------------------------------
@@ -213,6 +274,8 @@ def plan(
         header = decode(begin, whole=whole)
     except CorruptError as error:
         raise Refused(error.reason) from None
+    if len(begin) > HEADER_MAX and (header is None or header.body_offset > HEADER_MAX):
+        raise Refused(f"its header is larger than {HEADER_MAX} bytes")
     if header is None or (packet.file and header.body_offset != len(begin)):
         raise Refused(f"{TASK_KEY.decode()}: not a header and nothing else")
     _check(packet, header, begin, rules, trusted=trusted)
@@ -230,8 +293,8 @@ def _check(
     packet: Packet, header: Header, begin: bytes, rules: Rules, *, trusted: bool
 ) -> None:
     """Refuse what is a task, but none that may come from a socket."""
-    if header.task == BATCH:
-        raise Refused("a batch is not taken from a socket")
+    if header.task in (BATCH, FORWARD):  # its file would be the daemon's own
+        raise Refused(f"{header.task} is not taken from a socket")
     if rules.signed and not begin.startswith(_SIGNED):
         raise Refused("it is not signed, and signatures are required")
     if trusted:

@@ -22,21 +22,34 @@ from ...addresses import Address, parse_address
 from ...alarm import SOON, Alarm
 from ...clock import CLOCK, Clock
 from ...config import Listening
-from ...errors import SpoolerError
 from ...logs import escape
 from ...packet import HEAD
 from ...sending import KEEPS_BODIES, PING, REFUSED, SPOOL, STORED
-from ...spooldir import SpoolDir, keys
-from ...spooldir.room import check_room
-from ...task import MAX_HEADER
+from ...spooldir import SpoolDir
 from .listening import Listener, is_loopback, listen, name_of
-from .receiving import Packet, Plan, Refused, Rules, Secrets, plan, read_packet
+from .receiving import (
+    HEADER_MAX,
+    Keys,
+    Packet,
+    Plan,
+    Refused,
+    Rules,
+    Secrets,
+    begin_signature,
+    end_signature,
+    plan,
+    read_packet,
+)
+from .storing import Spools
 
 PIECE: Final = 1 << 18
 """Bytes of a body that are in memory at a time."""
 
 BODY_RATE: Final = 1 << 16
 """Bytes in a second that a body must come with, in all."""
+
+LOOK_BYTES: Final = 1 << 20
+"""Bytes of a body after which it is looked at again how much room is free."""
 
 PINGS_MAX: Final = 16
 """Pings that one connection may begin with."""
@@ -113,10 +126,13 @@ class Server:
         self.pace = Pace(settings.rate)
         self.secrets: Secrets | None = None
         if settings.secret_file is not None:
-            self.secrets = Secrets(settings.secret_file)
-        self._spools = [SpoolDir(path) for path in paths]
-        for spool in self._spools:
-            spool.signer = None  # what strangers put must not be vouched for
+            slowest = settings.timeout + settings.max_body / BODY_RATE
+            self.secrets = Secrets(settings.secret_file, patience=slowest)
+        self.spools = Spools(paths)
+        self._signing: Keys | None = None
+        if rules.signed and self.spools.key_file is not None:
+            self._signing = Keys(self.spools.key_file)
+        self.planning = threading.Lock()
         self._lock = threading.Condition()
         self._open: dict[int, _Connection] = {}
         self._stopping = False
@@ -239,66 +255,48 @@ class Server:
 
     # -- tasks ------------------------------------------------------------------
 
-    def begin_proof(self, packet: Packet) -> list[HMAC] | None:
+    def begin_proof(self, packet: Packet) -> list[HMAC]:
         """Begin to check that a packet's sender knows the secret, if there is one.
 
         Raises:
             Refused: He does not.
         """
         if self.secrets is None:
-            return None
+            return []
         with self._lock:
             problem = self.secrets.look()
             if problem is not None:
                 log.error("the old secrets go on: %s", problem)
             return self.secrets.begin(packet)
 
-    def end_proof(self, packet: Packet, sums: list[HMAC] | None) -> None:
+    def end_proof(self, packet: Packet, sums: list[HMAC]) -> None:
         """Check it, once the body is there.
 
         Raises:
             Refused: He does not.
         """
-        if self.secrets is not None and sums is not None:
+        if self.secrets is not None:
             with self._lock:
                 self.secrets.end(packet.proof, sums)
 
-    def spool_for(self, pairs: dict[bytes, bytes]) -> SpoolDir:
-        """Return the spool that a packet names, as it is called here.
+    def begin_signature(self, made: Plan) -> list[HMAC]:
+        """Begin to check the signature of a task, if it must have one."""
+        if self._signing is None:
+            return []
+        with self._lock:
+            problem = self._signing.look()
+            if problem is not None:
+                log.error("the old keys go on: %s", problem)
+            return begin_signature(self._signing.found, made.begin)
+
+    def end_signature(self, made: Plan, sums: list[HMAC]) -> None:
+        """Check it, once the body is there: before a key is taken from another task.
 
         Raises:
-            Refused: There is none of that name.
+            Refused: It is wrong, or there is no key here.
         """
-        wanted = os.fsdecode(pairs.get(b"spooler", b""))
-        if not wanted:
-            return self._spools[0]
-        with suppress(ValueError):  # a NUL
-            path = os.path.realpath(wanted)
-            for spool in self._spools:
-                if os.path.realpath(spool.path) == path:
-                    return spool
-        raise Refused(f"spooler: {wanted!a:.200} is not served here")
-
-    def store(self, spool: SpoolDir, made: Plan, chunks: Iterator[bytes]) -> None:
-        """Put a task. When it returns the task is stored, and synced.
-
-        Raises:
-            Refused: It cannot be.
-        """
-        name, header = made.name, made.header
-        try:
-            check_room(spool, CLOCK.now_us())
-            if header.key is None:
-                spool.put(name, chunks)
-                return
-            policy = None if header.options is None else header.options.if_exists
-            there = keys.put(spool, name, chunks, header.key, policy or "skip")
-            if there is not None and policy == "raise":
-                raise Refused(f"task {there.id} has its key already")
-        except FileExistsError:
-            return  # the same task once more, as its id says: a random one meets none
-        except (SpoolerError, OSError) as error:
-            raise Refused(f"cannot store it: {error}") from None
+        if self.rules.signed:
+            end_signature(made.begin, sums)
 
 
 class _Connection:
@@ -318,6 +316,8 @@ class _Connection:
         self.idle = True
         self.stores = False
         self._until = self.begun + server.settings.timeout
+        self._proof: list[HMAC] = []
+        self._signature: list[HMAC] = []
         self._why = ""
 
     def cut(self, why: str = "spoold ends") -> None:
@@ -362,38 +362,62 @@ class _Connection:
         most = server.settings.max_body
         if packet.length > most:
             raise Refused(f"its body has {packet.length} bytes, and {most} are allowed")
-        sums = server.begin_proof(packet)
-        spool = server.spool_for(packet.pairs)
+        self._proof = server.begin_proof(packet)
+        spool = server.spools.find(packet.pairs)
         self._until = CLOCK.monotonic() + server.settings.timeout
-        threading.Event().wait(server.pace.turn())
-        self._until += packet.length / BODY_RATE
         first = b""
         if packet.file == b"":
-            first = self._exactly(min(packet.length, MAX_HEADER + 1))
-            self._add(sums, first)
-        trusted = sums is not None or self._is_ours()
-        made = plan(packet, first, server.rules, trusted=trusted)
-
-        def chunks() -> Iterator[bytes]:
-            yield made.begin
-            left = packet.length - len(first)
-            while left:
-                piece = self._receive(min(left, PIECE))
-                left -= len(piece)
-                self._add(sums, piece)
-                yield piece
-            server.end_proof(packet, sums)
-            self.stores = True
-
-        server.store(spool, made, chunks())
+            most = min(packet.length, HEADER_MAX + 1)
+            first = b"".join(self._body(most))
+        trusted = server.secrets is not None or self._is_ours()
+        with server.planning:  # one at a time, since it takes memory
+            made = plan(packet, first, server.rules, trusted=trusted)
+        chunks = self._chunks(packet, made, spool, len(first))
+        server.spools.store(spool, made, chunks)
         task = (made.name.id, escape(made.name.task), self.peer)
         log.debug("receive task=%s name=%s peer=%s", *task)
         self._answer(STORED)
 
-    @staticmethod
-    def _add(sums: list[HMAC] | None, piece: bytes) -> None:
-        for each in sums or ():
-            each.update(piece)
+    def _chunks(
+        self, packet: Packet, made: Plan, spool: SpoolDir, come: int
+    ) -> Iterator[bytes]:
+        """Yield the file of a task; at its end find out whether it may be stored.
+
+        Args:
+            come: Bytes of the body that are in the beginning.
+
+        Raises:
+            Refused: It may not.
+            SpoolerError, OSError: It cannot.
+        """
+        server, left = self._server, packet.length - come
+        self._signature = server.begin_signature(made)
+        server.spools.check_free(spool, left)
+        yield made.begin
+        look_at = left - LOOK_BYTES
+        for piece in self._body(left):
+            left -= len(piece)
+            if left <= look_at:
+                server.spools.check_free(spool, left)
+                look_at = left - LOOK_BYTES
+            yield piece
+        server.end_proof(packet, self._proof)
+        server.end_signature(made, self._signature)
+        turn = server.pace.turn()
+        self.stores = True
+        threading.Event().wait(turn)
+        if not spool.is_in_place():
+            raise Refused("cannot store it: the spool was removed or replaced")
+
+    def _body(self, size: int) -> Iterator[bytes]:
+        """Yield so many bytes of the body, each of which gives time for more."""
+        while size:
+            piece = self._receive(min(size, PIECE))
+            size -= len(piece)
+            self._until += len(piece) / BODY_RATE
+            for each in (*self._proof, *self._signature):
+                each.update(piece)
+            yield piece
 
     def _is_ours(self) -> bool:
         """Tell whether it is the daemon's user, or root, at a UNIX socket."""

@@ -63,7 +63,7 @@ def spool(*args: Any, **kwargs: Any) -> bytes:
     try:
         return os.fsencode(_put(pairs, body))
     except (SpoolerError, OSError, ValueError, OverflowError) as error:
-        raise ValueError(f"unable to spool job: {error}") from error
+        raise ValueError(f"unable to spool job: {error}") from None
 
 
 def _bytes(items: Iterable[tuple[object, object]]) -> Iterator[tuple[bytes, bytes]]:

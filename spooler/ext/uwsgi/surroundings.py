@@ -11,7 +11,7 @@ import os
 import pwd
 import site
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Final
@@ -32,12 +32,17 @@ def enter(ini: UwsgiIni, dirs: Sequence[str]) -> None:
         dirs: The spools; those that are missing are made, as uWSGI does.
 
     Raises:
-        UsageError: There is no such user, or this one cannot become it.
-        OSError: From the file system.
+        UsageError: There is no such user, or this one cannot become it; or a directory
+            cannot be made or entered.
     """
     uid, gid = _user(ini.uid), _group(ini.gid)
     for path in dirs:
-        _make_spool(path, uid, gid)
+        option = "spooler =" if path in ini.application.spools else "--dir"
+        try:
+            _make_spool(path, uid, gid)
+        except OSError as error:
+            reason = "not a directory" if os.path.exists(path) else error.strerror
+            raise UsageError(f"{option} {path}: {reason}") from None
     if ini.umask is not None:
         os.umask(ini.umask)
     _become(uid, gid, with_groups=ini.groups)
@@ -46,7 +51,18 @@ def enter(ini: UwsgiIni, dirs: Sequence[str]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-    os.chdir(ini.chdir)
+    folder = ini.application.task_dir
+    if folder is not None:
+        for path in dirs:
+            _go("spooler-chdir", os.path.join(path, folder), folder)
+    _go("chdir", ini.chdir)
+
+
+def _go(option: str, path: str, said: str = "") -> None:
+    try:
+        os.chdir(path)
+    except OSError as error:
+        raise UsageError(f"{option} = {said or path}: {error.strerror}") from None
 
 
 def _make_spool(path: str, uid: int | None, gid: int | None) -> None:
@@ -159,14 +175,21 @@ def prepare(application: Application) -> None:
     if application.files:
         sys.meta_path.insert(0, _ByPath(dict(application.files)))
     if application.task_dir is not None:
-        hooks.before_task(_going_to(application.task_dir))
+        hooks.CHECKS.append(_going_to(application.task_dir))
 
 
-def _going_to(folder: str) -> Callable[[CurrentTask], None]:
-    """Return a hook that has each task begin in a folder, relative to its spool."""
+def _going_to(folder: str) -> hooks.Check:
+    """Return what has each task begin in a folder, relative to its spool.
 
-    def go(task: CurrentTask) -> None:
-        os.chdir(os.path.join(task.spool, folder))
+    Where that is not there, the task must not run in another one.
+    """
+
+    def go(task: CurrentTask) -> str:
+        try:
+            os.chdir(os.path.join(task.spool, folder))
+        except OSError as error:
+            return f"spooler-chdir = {folder}: {error.strerror}"
+        return ""
 
     return go
 
