@@ -420,7 +420,8 @@ def test_a_worker_whose_loop_is_stopped_is_replaced(box: Box) -> None:
     box.put("stops", text="again")
     daemon.wait_for("its event loop has died")
     wait_until(box.is_empty)
-    daemon.wait_for("recover task=")
+    # As asyncio cancels what runs in any order, the worker may have settled it yet.
+    assert daemon.says("recover task=") or daemon.says("retry task=")
 
 
 def test_an_application_without_async_functions_never_loads_anyio(box: Box) -> None:

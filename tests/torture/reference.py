@@ -311,22 +311,29 @@ def _read_packet(data: bytes) -> Task:
     if len(data) < end:
         raise Bad("cut short")
     pairs = _pairs(data, end)
-    keys: dict[str, Any] = {
-        "task": pairs.get("ud_spool_func", pairs.get("task", "uwsgi"))
-    }
-    for key in ("at", "priority", "body", "spooler"):
-        if key in pairs:
-            keys[key] = pairs.pop(key)
-    for key in ("at", "priority"):
-        if keys.get(key) == "":
-            del keys[key]
-    if not _digits(keys.get("priority", "0")):
-        raise Bad("priority")
-    if "priority" in keys:
-        keys["priority"] = int(keys["priority"])
-    if not _NUMBER.fullmatch(keys.get("at", "0")):
-        raise Bad("at")
+    name = pairs.get("ud_spool_func", pairs.get("task", ""))
+    fits = name != "_batch" and name.isprintable() and is_task_name(name)
+    keys: dict[str, Any] = {"task": name if fits else "uwsgi"}
+    at, priority = pairs.pop("at", ""), pairs.pop("priority", "")
+    body = pairs.pop("body", "")
+    if "spooler" in pairs:
+        keys["spooler"] = pairs.pop("spooler")
+    if _NUMBER.fullmatch(at) and _is_moment(at):
+        keys["at"] = at
+    if re.fullmatch("[0-9]+", priority):
+        digits = priority.lstrip("0") or "0"
+        keys["priority"] = int(digits) if len(digits) <= 6 else 999_998
+    if body and len(data) == end:
+        keys["body"] = body
     return Task(keys, pairs, end)
+
+
+def _is_moment(text: str) -> bool:
+    try:
+        moment(text, 0)
+    except Bad:
+        return False
+    return True
 
 
 def _pairs(data: bytes, end: int) -> dict[str, str]:
