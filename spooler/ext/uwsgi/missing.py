@@ -17,7 +17,7 @@ _REQUEST: Final = "it belongs to a web request; a task has none"
 _ASYNC: Final = "it belongs to uWSGI's event loop; use asyncio, or an async def task"
 _CACHE: Final = "use a cache of its own: Redis, memcached, or functools.lru_cache"
 _SOCKET: Final = "use the module socket"
-_METRIC: Final = "use spoold's own metrics (docs/operating.md), or prometheus_client"
+_METRIC: Final = "use prometheus_client; what is in a spool: spool status --json"
 _MULE: Final = "put a task instead: a function with @spool runs in a worker of spoold"
 _RPC: Final = "put a task instead, and have its result kept: @spool(keep_result=60)"
 _LEGION: Final = (
