@@ -455,11 +455,16 @@ def test_tasks_wait_for_a_key_that_cannot_be_read(signed: Signed) -> None:
     box = signed.box
     daemon = box.start(*signed.required, imports="signed")
     box.put("note", text="one")
+    box.wait_lines("one")
+    wait_until(box.is_empty)
     signed.key.rename(signed.key.with_name("away"))
-    os.kill(box.worker(), signal.SIGKILL)
-    wait_until(lambda: len(box.workers()) == 1)
+    old = box.worker()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: box.workers() not in ([], [old]))
+    box.put("note", text="two")
+    daemon.wait_for("cannot be read now")
     signed.key.with_name("away").rename(signed.key)
-    wait_until(lambda: box.lines() == ["one"], timeout=30.0)
+    box.wait_lines("one", "two")
     assert signed.corrupt() == {}
     assert daemon.end() == 0
 
