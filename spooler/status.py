@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, TypedDict
@@ -21,7 +21,7 @@ from .spooldir.room import NEAR, NO_LIMITS, free_space, problems, read_limits
 from .task import MAX_DUE_US, MINUTE_US, State, iso, minute_start_us
 
 # Cheaper than Name.parse: there may be 100,000 of them.
-_NATIVE: Final = re.compile(r"\d{16}\.\d+\.\d+\.[0-9a-f]{16}\.", re.ASCII)
+_NATIVE: Final = re.compile(r"\d{16}\.\d+\.(\d+)\.[0-9a-f]{16}\.", re.ASCII)
 
 
 class Run(TypedDict):
@@ -82,6 +82,7 @@ class PriorityFacts(TypedDict):
     oldest: str | None
     later: int
     next: str | None
+    retrying: int
     running: int
     held: int
     failed: int
@@ -90,13 +91,17 @@ class PriorityFacts(TypedDict):
 class Overview(TypedDict):
     """What ``spool status --json`` prints (docs/reference/spool.md).
 
-    ``lost`` counts the tasks that dead workers held; ``unknown`` the waiting ones that
-    no living daemon knows, by name.
+    ``retrying`` counts those of ``waiting`` and ``later`` that wait for another
+    attempt, and ``most_attempts`` is how many of one of them have failed. ``lost``
+    counts the tasks that dead workers held; ``unknown`` the waiting ones that no
+    living daemon knows, by name.
     """
 
     spool: str
     waiting: int
     later: int
+    retrying: int
+    most_attempts: int
     running: int
     held: int
     failed: int
@@ -118,11 +123,13 @@ class PriorityCount:
     """One priority.
 
     Attributes:
+        retrying: Of those that wait, due or later, those that were tried before.
         oldest_us: The due time of the task that has waited longest.
     """
 
     waiting: int = 0
     later: int = 0
+    retrying: int = 0
     running: int = 0
     held: int = 0
     failed: int = 0
@@ -137,12 +144,16 @@ class Counts:
     Attributes:
         waiting: Due, and nobody has begun it.
         later: Due later.
+        retrying: Those of both that wait for another attempt.
+        most_attempts: How many attempts of one of those have failed.
         dropped: Files that have not been adopted yet.
         unreadable: Minute folders that may not be read, so what is in them is missing.
     """
 
     waiting: int = 0
     later: int = 0
+    retrying: int = 0
+    most_attempts: int = 0
     running: int = 0
     held: int = 0
     failed: int = 0
@@ -180,6 +191,16 @@ def count(spool: SpoolDir, clock: Clock = CLOCK) -> Counts:
     return counts
 
 
+def tried(names: Iterable[str]) -> list[int]:
+    """Return how many attempts have failed of each task of which any has.
+
+    Args:
+        names: Of files in a minute folder; those that are no task's count for nothing.
+    """
+    matches = map(_NATIVE.match, names)
+    return [int(match[1]) for match in matches if match and match[1] != "0"]
+
+
 def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -> None:
     each = counts.priorities.setdefault(number, PriorityCount())
     counts.dropped += len(dropped(spool, str(number)))
@@ -203,8 +224,12 @@ def _count_priority(spool: SpoolDir, number: int, counts: Counts, now_us: int) -
         else:
             _count_current(each, names, now_us)
         counts.waiting_names.update(name.split(".", 4)[-1] for name in names)
+        attempts = tried(names)
+        each.retrying += len(attempts)
+        counts.most_attempts = max([counts.most_attempts, *attempts])
     counts.waiting += each.waiting
     counts.later += each.later
+    counts.retrying += each.retrying
 
 
 def _count_current(each: PriorityCount, names: list[str], now_us: int) -> None:
@@ -244,6 +269,25 @@ def living(spool: SpoolDir) -> list[dict[str, object]]:
     return found
 
 
+def unknown_to(
+    processes: Iterable[Mapping[str, object]], names: Iterable[str]
+) -> list[str]:
+    """Return the tasks of which no daemon has the function; none without a daemon.
+
+    Args:
+        processes: From ``living``.
+    """
+    daemons = [each for each in processes if each.get("kind") == "daemon"]
+    known: set[object] = set()
+    for each in daemons:
+        tasks = each.get("tasks")
+        if isinstance(tasks, list):  # else the file was damaged
+            known.update(task for task in tasks if isinstance(task, str))
+    if not daemons or "*" in known:
+        return []
+    return [name for name in names if name not in known]
+
+
 def last_failures(spool: SpoolDir, limit: int) -> list[tuple[Found, dict[str, object]]]:
     """Return the tasks that failed last, and why, newest first.
 
@@ -273,20 +317,14 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
     held = _held(spool)
     for worker in workers:
         worker["running"] = held.pop(str(worker["name"]), [])
-    unknown: dict[str, int] = {}
-    if daemons:
-        known: set[object] = set()
-        for each in daemons:
-            tasks = each.get("tasks")
-            if isinstance(tasks, list):  # else the file was damaged
-                known.update(task for task in tasks if isinstance(task, str))
-        if "*" not in known:
-            names = counts.waiting_names.items()
-            unknown = {name: number for name, number in names if name not in known}
+    names = counts.waiting_names
+    unknown = {each: names[each] for each in unknown_to(processes, names)}
     return {
         "spool": spool.path,
         "waiting": counts.waiting,
         "later": counts.later,
+        "retrying": counts.retrying,
+        "most_attempts": counts.most_attempts,
         "running": counts.running,
         "held": counts.held,
         "failed": counts.failed,
@@ -303,6 +341,7 @@ def overview(spool: SpoolDir, failures: int, clock: Clock = CLOCK) -> Overview:
                 "oldest": None if each.oldest_us is None else iso(each.oldest_us),
                 "later": each.later,
                 "next": None if each.next_us is None else iso(each.next_us),
+                "retrying": each.retrying,
                 "running": each.running,
                 "held": each.held,
                 "failed": each.failed,

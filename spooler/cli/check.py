@@ -62,8 +62,8 @@ def check(
         text = f"{output.some(look.files, 'file')}, {len(found) or 'nothing'} found"
         if repair and found:
             text += f", {len(found) - left} mended"
-        elif any(each["mends"] for each in found):
-            text += ": see `spool check --repair`"
+        elif mends := sum(bool(each["mends"]) for each in found):
+            text += f": `spool check --repair` mends {mends}"
         output.say([text])
     if left:
         sys.exit(EXIT_FAILED)

@@ -9,7 +9,7 @@ import msgspec
 
 from ..clock import CLOCK
 from ..errors import CorruptError, NotFoundError
-from ..spooldir import SpoolDir, batches, progress, repair, reports
+from ..spooldir import SpoolDir, batches, progress, repair, reports, runlogs
 from ..spooldir.reading import TaskFile
 from ..spooldir.repair import Found
 from ..spooldir.signing import describe
@@ -37,7 +37,7 @@ def fits(name: Name | None, task: str | None, priority: int | None) -> bool:
 
 
 def row(spool: SpoolDir, found: Found, now_us: int) -> dict[str, object]:
-    """Return what ``ls`` says of a task; only a report is opened, never the task.
+    """Return what ``ls`` says of a task; only reports are opened, never the task.
 
     Raises:
         OSError: From the file system.
@@ -50,6 +50,8 @@ def row(spool: SpoolDir, found: Found, now_us: int) -> dict[str, object]:
     elif found.state in (State.FAILED, State.CORRUPT):
         why = repair.why(spool, found)
         reason = str(why.get("error") or why.get("reason") or "")
+    elif name is not None and name.attempt:
+        reason = repair.last_error(spool, found)
     return {
         "id": found.id,
         "state": state_of(found, now_us),
@@ -100,6 +102,7 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         "body_size": None,
         "body_text": None,
         "attempts": [each for each in attempts if isinstance(each, dict)],
+        "log": _log(spool, found),
         "traceback": why.get("traceback"),
     }
     try:
@@ -114,6 +117,14 @@ def everything(spool: SpoolDir, found: Found) -> dict[str, object]:
         return {**facts, **_content(task)}
     finally:
         task.close()
+
+
+def _log(spool: SpoolDir, found: Found) -> str | None:
+    """Return where what the last attempt has printed is kept; None if it is not."""
+    if found.name is None:
+        return None
+    path = runlogs.log_path(found.id, found.name.attempt)
+    return path if spool.has(path) else None
 
 
 def _progress(spool: SpoolDir, found: Found) -> object:

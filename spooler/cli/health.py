@@ -6,7 +6,7 @@ from typing import Final
 import click
 
 from ..clock import CLOCK
-from ..errors import EXIT_FAILED
+from ..errors import EXIT_FAILED, UsageError
 from . import output
 from .group import Call, dir_and_json
 
@@ -15,6 +15,7 @@ Examples:
   spool health
   spool health --progress --max-age 900
   spool health --max-failed 100 --json | jq .problems
+  spool health --max-retrying 0 --min-attempts 10
 
 \b
 Exit codes: 0 healthy, 1 not, 78 no such spool, or no permission.
@@ -56,9 +57,29 @@ Exit codes: 0 healthy, 1 not, 78 no such spool, or no permission.
     help="How many files may be corrupt.",
 )
 @click.option(
+    "--max-retrying",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How many tasks may wait for another attempt.  [default: any number]",
+)
+@click.option(
+    "--min-attempts",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Of those only count what has failed N times or more.  [default: 1]",
+)
+@click.option(
+    "--max-unknown",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How many tasks may wait though no daemon has a function of their name."
+    "  [default: any number]",
+)
+@click.option(
     "--progress",
     is_flag=True,
-    help="Whatever has failed or is corrupt: for a probe that restarts the daemon.",
+    help="Whatever is retried, unknown, has failed or is corrupt: for a probe that"
+    " restarts the daemon.",
 )
 @dir_and_json
 def health(
@@ -67,6 +88,9 @@ def health(
     max_idle: float,
     max_failed: int,
     max_corrupt: int,
+    max_retrying: int | None,
+    min_attempts: int | None,
+    max_unknown: int | None,
     progress: bool,
 ) -> None:
     """Tell whether work makes progress: exit code 0 if it does, 1 if not.
@@ -75,12 +99,25 @@ def health(
     """
     from ..health import Bounds, health as look  # noqa: PLC0415 (slow to load)
 
-    most = (None, None) if progress else (max_failed, max_corrupt)
-    facts = look(call.open(), Bounds(max_age, max_idle, *most))
+    if min_attempts is not None and max_retrying is None:
+        raise UsageError("--min-attempts needs --max-retrying")
+    bounds = Bounds(max_age, max_idle, None, None)
+    if not progress:
+        bounds = Bounds(
+            max_age,
+            max_idle,
+            max_failed,
+            max_corrupt,
+            max_retrying,
+            min_attempts or 1,
+            max_unknown,
+        )
+    facts = look(call.open(), bounds)
     if call.json:
         output.say_json([facts])
     elif facts["healthy"]:
         now_us = CLOCK.now_us()
+        counted = {word: facts[word] for word in ("retrying", "unknown")}
         moved, oldest = (
             "none" if each is None else f"{output.since(each, now_us)} ago"
             for each in (facts["moved"], facts["oldest"])
@@ -91,6 +128,7 @@ def health(
                 f" {output.some(facts['workers'], 'worker')},"
                 f" {facts['running']} running, last move {moved}, oldest due {oldest},"
                 f" {facts['failed']} failed, {facts['corrupt']} corrupt"
+                + "".join(f", {n} {w}" for w, n in counted.items() if n is not None)
             ]
         )
     else:

@@ -18,6 +18,9 @@ from .facts import everything, fits, row, state_of
 from .group import Call, dir_and_json
 
 ALL_STATES: Final = ("running", "waiting", "later", "held", "failed", "corrupt")
+RETRYING: Final = "retrying"
+"""What waits, due or later, after an attempt that has failed: no state of its own."""
+
 LIMIT: Final = 50
 """Lines of ``ls``, where nothing else is said."""
 
@@ -26,13 +29,27 @@ Examples:
   spool ls
   spool ls failed --task send_mail --limit 0
   spool ls failed --limit 0 | grep Timeout | spool kick -
+  spool ls retrying --min-attempts 10
+  spool ls retrying --limit 0 | grep Timeout | spool now -
 """
 
 
 @click.command(epilog=_LS_EXAMPLES)
-@click.argument("states", nargs=-1, type=click.Choice(ALL_STATES), metavar="[STATE]...")
+@click.argument(
+    "states",
+    nargs=-1,
+    type=click.Choice((*ALL_STATES, RETRYING)),
+    metavar="[STATE]...",
+)
 @click.option("--task", metavar="NAME", help="Only tasks of this name.")
 @click.option("--priority", type=int, metavar="N", help="Only this priority.")
+@click.option(
+    "--min-attempts",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Only tasks that have failed N times or more, whatever their state.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -44,21 +61,26 @@ def ls(
     states: Sequence[str],
     task: str | None,
     priority: int | None,
+    min_attempts: int,
     limit: int | None,
 ) -> None:
     """List tasks.
 
     States: running, waiting, later, held, failed, corrupt; all but corrupt by default.
+    Those that are waiting or later after an attempt that has failed are retrying, too.
     """
     spool, now_us = call.open(), CLOCK.now_us()
     wanted = tuple(dict.fromkeys(states)) or ALL_STATES[:-1]
     most = (0 if call.json else LIMIT) if limit is None else limit
     counts: Counter[str] = Counter()
     kept: dict[str, list[Found]] = {state: [] for state in wanted}
-    places = {State.WAITING if each == "later" else State(each) for each in wanted}
+    places = {_place(each) for each in wanted}
     for found in repair.ls(spool, *(each for each in State if each in places)):
-        state = state_of(found, now_us)
-        if state in kept and fits(found.name, task, priority):
+        words = (state_of(found, now_us), RETRYING if _retries(found) else "")
+        state = next((each for each in wanted if each in words), None)
+        if state is None or _attempts(found) < min_attempts:
+            continue
+        if fits(found.name, task, priority):
             counts[state] += 1
             if not most or len(kept[state]) < most:
                 kept[state].append(found)
@@ -71,6 +93,18 @@ def ls(
     output.say(output.listing(rows, now_us))
     if hidden := counts.total() - len(listed):
         output.say([f"… {hidden} more"])
+
+
+def _place(word: str) -> State:
+    return State.WAITING if word in ("later", RETRYING) else State(word)
+
+
+def _attempts(found: Found) -> int:
+    return found.name.attempt if found.name else 0
+
+
+def _retries(found: Found) -> bool:
+    return found.state is State.WAITING and _attempts(found) > 0
 
 
 _SHOW_EXAMPLES: Final = """\b

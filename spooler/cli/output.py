@@ -37,6 +37,9 @@ _PLAIN_KEYS: Final = (
     "signed",
 )
 _MOMENTS: Final = frozenset({"due", "put", "since", "failed"})
+ATTEMPTS_SHOWN: Final = 10
+"""How many attempts of a task are told of: by default it has no more."""
+
 LS_HEADER: Final = ("ID", "STATE", "PRIORITY", "ATTEMPT", "DUE", "TASK", "NOTE")
 _UNITS: Final = (("d", 86_400), ("h", 3600), ("m", 60), ("s", 1))
 
@@ -187,10 +190,9 @@ def page(facts: Mapping[str, object], now_us: int) -> list[str]:
     if size:
         lines.append(f"body      {size} bytes" + ("" if text else ", not text"))
         lines += _indented(str(text)) if text else []
-    attempts = facts["attempts"]
-    if isinstance(attempts, list) and attempts:
-        lines.append("attempts")
-        lines += [f"  {_attempt(each)}" for each in attempts]
+    lines += _attempts(facts["attempts"])
+    if facts["log"] is not None:
+        lines.append(f"log       {facts['log']} (see `spool log {facts['id']}`)")
     if facts["traceback"]:
         lines += ["traceback", *_indented(str(facts["traceback"]))]
     return lines
@@ -225,11 +227,20 @@ def _indented(text: str) -> list[str]:
     return [f"  {line}" for line in text.rstrip("\n").split("\n")]
 
 
+def _attempts(attempts: object) -> list[str]:
+    if not isinstance(attempts, list) or not attempts:
+        return []
+    before = len(attempts) - ATTEMPTS_SHOWN
+    earlier = [f"  … {before} before these: see --json"] if before > 0 else []
+    last = attempts[-ATTEMPTS_SHOWN:]
+    return ["attempts", *earlier, *(f"  {_attempt(each)}" for each in last)]
+
+
 def _attempt(record: Mapping[str, object]) -> str:
     took, seconds = "", record.get("seconds")
     if isinstance(seconds, int | float):
         with suppress(OverflowError):  # no run took so long: the record is damaged
-            took = f" after {seconds:.3g} s"
+            took = f" after {round(seconds, 3):.6g} s"
     error = record.get("error") or "no error"
     return (
         f"{record.get('attempt', '?')}: {record.get('started') or record.get('ended')}"

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..moments import parse_at
 from ..status import Overview, PauseFacts, RoomFacts
-from .output import progress_text, relative, since, size_text, span, table
+from .output import progress_text, relative, since, size_text, some, span, table
 
 _PRIORITIES_SHOWN: Final = 5
 _DAEMONS_SHOWN: Final = 2
@@ -20,25 +20,32 @@ _PAUSES_SHOWN: Final = 3
 def screen(facts: Overview, now_us: int) -> list[str]:
     """Return an overview as lines: 24 at most in the usual case."""
     lines = [f"spool {facts['spool']}", *_priorities(facts, now_us)]
-    if facts["corrupt"] or facts["dropped"]:
-        hint = "  (see `spool ls corrupt`)" if facts["corrupt"] else ""
-        lines.append(
-            f"{facts['corrupt']} corrupt, {facts['dropped']} dropped and not adopted"
-            f" yet{hint}"
-        )
+    if facts["retrying"]:
+        lines.append(_retrying(facts["retrying"], facts["most_attempts"]))
+    if facts["corrupt"]:
+        lines.append(f"{facts['corrupt']} corrupt (see `spool ls corrupt`)")
+    if facts["dropped"]:
+        lines.append(f"{facts['dropped']} dropped and not adopted yet")
     if facts["held"]:
         lines.append(f"{facts['held']} held (see `spool ls held`)")
     lines += [*_paused(facts, now_us), *_room(facts["room"])]
     if facts["unreadable"]:
-        lines.append(f"{facts['unreadable']} minute folders may not be read by you")
+        folders = some(facts["unreadable"], "minute folder")
+        lines.append(f"{folders} may not be read by you: not all is counted")
     lines += ["", *_processes(facts, now_us)]
     if facts["failures"]:
-        lines += ["", "last failures (see `spool show ID`)"]
+        lines += ["", "last failures (see `spool ls failed`, `spool show ID`)"]
         for each in facts["failures"]:
             age = since(each["failed"], now_us)
             reason = each["error"] or each["reason"]
             lines.append(f"  {each['id']}  {each['task']}  {age} ago  {reason}")
     return lines
+
+
+def _retrying(count: int, most: int) -> str:
+    up_to = "up to " if count > 1 and most > 1 else ""
+    after = f"after {up_to}{some(most, 'attempt')}"
+    return f"{count} retrying, {after} (see `spool ls retrying`)"
 
 
 def _room(room: RoomFacts) -> list[str]:
@@ -89,7 +96,7 @@ def _paused(facts: Overview, now_us: int) -> list[str]:
         elif until is not None:
             end = f"for {span(parse_at(until, 0) - now_us)} more"
         lines.append(f"{what}: {end}" if each["problem"] else f"{what} {end}")
-    return [*lines, *_more(facts["paused"], _PAUSES_SHOWN, "pauses")]
+    return [*lines, *_more(facts["paused"], _PAUSES_SHOWN, "pause")]
 
 
 def _priorities(facts: Overview, now_us: int) -> list[str]:
@@ -103,7 +110,8 @@ def _priorities(facts: Overview, now_us: int) -> list[str]:
                 str(each["waiting"]),
                 "-" if oldest is None else since(oldest, now_us),
                 str(each["later"]),
-                "-" if due is None else relative(parse_at(due, 0), now_us),
+                # It may have become due since it was counted.
+                "-" if due is None else relative(max(parse_at(due, 0), now_us), now_us),
                 str(each["running"]),
                 str(each["failed"]),
             ]
@@ -122,25 +130,28 @@ def _processes(facts: Overview, now_us: int) -> list[str]:
     lines = []
     for each in facts["daemons"][:_DAEMONS_SHOWN]:
         lines.append(f"daemon {_process(each, now_us)}")
-    lines += _more(facts["daemons"], _DAEMONS_SHOWN, "daemons")
+    lines += _more(facts["daemons"], _DAEMONS_SHOWN, "daemon")
     # Those that run something are worth more of the screen.
     workers = sorted(facts["workers"], key=lambda each: not each.get("running"))
     for each in workers[:_WORKERS_SHOWN]:
         lines.append(f"worker {_process(each, now_us)}: {_runs(each, now_us)}")
-    lines += _more(workers, _WORKERS_SHOWN, "workers")
-    if facts["lost"]:
-        lines.append(f"{facts['lost']} held by dead workers: a daemon gives them back")
+    lines += _more(workers, _WORKERS_SHOWN, "worker")
+    if lost := facts["lost"]:
+        them = "it" if lost == 1 else "them"
+        lines.append(f"{lost} held by dead workers: a daemon gives {them} back")
     if not facts["daemons"]:
         waits = facts["waiting"] or facts["later"] or facts["dropped"] or facts["lost"]
         lines.append(
-            "no daemon is running" + (", so nothing will run" if waits else "")
+            "no daemon is running"
+            + (", so nothing will run: start spoold" if waits else "")
         )
     if facts["unknown"]:
         names = sorted(facts["unknown"].items(), key=lambda pair: -pair[1])
         shown = [f"{name} ({number})" for name, number in names[:_UNKNOWN_SHOWN]]
         if len(names) > _UNKNOWN_SHOWN:
             shown.append(f"{len(names) - _UNKNOWN_SHOWN} more")
-        lines.append(f"unknown to every daemon: {', '.join(shown)}")
+        text = "unknown to every daemon (see spoold --import)"
+        lines.append(f"{text}: {', '.join(shown)}")
     return lines
 
 
@@ -162,4 +173,4 @@ def _runs(worker: Mapping[str, object], now_us: int) -> str:
 
 def _more(items: Sequence[object], shown: int, what: str) -> list[str]:
     hidden = len(items) - shown
-    return [f"… and {hidden} more {what}"] if hidden > 0 else []
+    return [f"… and {hidden} more {what}{'s' * (hidden > 1)}"] if hidden > 0 else []

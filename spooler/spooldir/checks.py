@@ -9,18 +9,22 @@ import select
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 
 from ..clock import CLOCK, Clock
+from ..packet import PACKET
 from ..retry import RetryPolicy
 from ..task import BATCH, Name, Outcome, Verdict, is_priority, minute_start_us
 from .dropped import Dropped
 from .marking import FOLDERS
+from .reading import READ_FLAGS
 from .recovery import is_alive, left_overs, processes, recover, remove_left_over
 from .reports import read_json
 from .root import SpoolDir
+from .uwsgi_files import is_uwsgi_name, number_of
 
 ON_ITS_WAY: Final = 10.0
 """Seconds. A file that has changed since then may be in somebody's hands."""
@@ -139,6 +143,10 @@ class Check:
         except OSError:  # another user's, or no file: told of elsewhere
             return True
 
+    @cached_property
+    def _served(self) -> bool:
+        return self._is_served()
+
     def _is_served(self) -> bool:
         for name in processes(self._spool):
             facts = read_json(self._spool, f"workers/{name}.json")
@@ -150,7 +158,9 @@ class Check:
         recovered = recover(self._spool, name, self._decide, DIED, owners=self._owners)
         if recovered is None:
             return "it lives after all"
-        return f"recovered, {len(recovered)} given back"
+        lost = sum(each.due_us is None for each in recovered)
+        text = f"recovered, {len(recovered) - lost} given back"
+        return f"{text}, {lost} given up: see `spool ls failed`" if lost else text
 
     def _decide(self, name: Name) -> int | None:
         """Return when a task runs again: at once, but for one that kills its worker.
@@ -172,8 +182,17 @@ class Check:
                 yield from self._stray(".", name, status)
             elif name in FOLDERS or is_priority(name):
                 yield from self._folder(name)
-            else:
+            elif number_of(name) is None:
                 yield Finding("foreign", name, "is no folder of a spool: move it away")
+            elif not self._is_empty(name):
+                text = "is a folder of uWSGI's, and only spoold --uwsgi empties it"
+                yield Finding("foreign", name, text)
+
+    def _is_empty(self, folder: str) -> bool:
+        try:
+            return not self._spool.names(folder)
+        except PermissionError:
+            return False
 
     def _folder(self, folder: str) -> Iterator[Finding]:
         status = self._spool.status(folder)
@@ -258,12 +277,35 @@ class Check:
         self.files += 1
         if self._age(status) < ON_ITS_WAY or is_priority(name):
             return
+        if self._is_for_daemons(folder, name):
+            if not self._served:
+                text = "is uWSGI's, and only a daemon adopts it: start spoold"
+                yield Finding("place", path, text)
+            return
         text = "lies in the wrong place" if Name.parse(name) else "was not adopted"
         known = status.st_uid in self._owners or not stat.S_ISREG(status.st_mode)
         if not known:
             text += f", and belongs to uid {status.st_uid}: see spoold --allow-uid"
         mend = partial(self._adopt, folder, name) if known else None
         yield Finding("place", path, text, mend)
+
+    def _is_for_daemons(self, folder: str, name: str) -> bool:
+        """Tell whether a daemon's options say when a file is adopted, and where to.
+
+        So it is with what a uWSGI may run as well (``--uwsgi-files``), and with packets
+        in the root, which come last where uWSGI's order is kept (``--uwsgi``).
+        """
+        if is_uwsgi_name(name):
+            return True
+        if folder != "." or Name.parse(name) is not None:
+            return False
+        with suppress(OSError):  # a link, or not for us to read: adoption says so
+            fd = os.open(name, READ_FLAGS, dir_fd=self._spool.fd)
+            try:
+                return os.read(fd, 1) == PACKET
+            finally:
+                os.close(fd)
+        return False
 
     def _readable(self, path: str, status: os.stat_result) -> Iterator[Finding]:
         mode = stat.S_IMODE(status.st_mode)

@@ -5,6 +5,7 @@ Works with or without a daemon. Specification: docs/format.md, section 3.
 
 import errno
 import heapq
+import json
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,6 +25,9 @@ from .root import SpoolDir
 
 _SOME: Final = 3
 """How many tasks a message names that says that there are several."""
+
+_LAST_ATTEMPT: Final = 64 * 1024
+"""Bytes at the end of a list of attempts in which the last one is."""
 
 _MOVED: Final = "somebody else has just moved it"
 
@@ -206,6 +210,26 @@ def why(spool: SpoolDir, found: Found) -> dict[str, object]:
     with suppress(OSError):
         return reports.read_why(spool, found.path)
     return {}
+
+
+def last_error(spool: SpoolDir, found: Found) -> str | None:
+    """Return how the last attempt of an unfinished task ended; None if unknown.
+
+    Reads only the end of the list of its attempts, which may be long.
+    """
+    with suppress(OSError):
+        fd = os.open(reports.attempts_path(found.id), READ_FLAGS, dir_fd=spool.fd)
+        try:
+            start = max(0, os.fstat(fd).st_size - _LAST_ATTEMPT)
+            lines = os.pread(fd, _LAST_ATTEMPT, start).splitlines()
+        finally:
+            os.close(fd)
+        for line in reversed(lines):
+            with suppress(ValueError, RecursionError):  # cut off, or damaged
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    return str(record.get("error") or "") or None
+    return None
 
 
 def first_bytes(spool: SpoolDir, found: Found, length: int) -> bytes:

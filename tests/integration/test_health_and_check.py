@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ..helpers import FACTOR
-from .conftest import SPOOLD, Box, wait_until
+from .conftest import SPOOLD, Box, is_stopped, wait_until
 
 SPOOL = SPOOLD.with_name("spool")
 
@@ -66,8 +66,9 @@ def test_health_follows_the_daemon(box: Box) -> None:
 def test_a_stopped_daemon_is_noticed_by_what_waits(box: Box) -> None:
     daemon = box.start()
     pid = box.worker()
-    daemon.send(signal.SIGSTOP)
+    daemon.stop()
     os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: is_stopped(pid))
     try:
         box.put("note")
         text = "nothing was begun or finished for"
@@ -102,10 +103,10 @@ def test_check_finds_nothing_beside_a_busy_daemon(box: Box) -> None:
 def test_check_gives_back_what_a_killed_daemon_held(box: Box) -> None:
     daemon = box.start()
     box.put("gate")
-    pid = box.number("pid")
+    box.number("pid")
     daemon.send(signal.SIGKILL)
     daemon.wait()
-    wait_until(lambda: not Path(f"/proc/{pid}").exists())
+    wait_until(box.no_process_is_left)
     found = facts(box, "check", "--json", code=1)
     assert {each["kind"] for each in found} == {"dead"}
     assert sorted(each["text"] for each in found) == [
@@ -132,6 +133,7 @@ def test_what_one_may_not_mend_is_told(box: Box) -> None:
         if path.stat().st_uid == 0 and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o011)
     (box.spool / "limits" / "x").touch()
+    (box.spool / "05").mkdir(mode=0o700)
     # The interpreter itself may be out of this user's reach: import first.
     script = (
         "import os, sys, spooler.spooldir.checks\n"
@@ -145,4 +147,45 @@ def test_what_one_may_not_mend_is_told(box: Box) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "owner  limits/x belongs to uid 0, the spool to uid 65534: chown it" in (
         done.stdout
+    )
+    assert "foreign  05 is a folder of uWSGI's" in done.stdout
+
+
+def test_what_fails_again_and_again_is_seen_and_what_is_released_is_not(
+    box: Box,
+) -> None:
+    daemon = box.start()
+    box.put("again_after", seconds=3600)
+    box.put("nobody_has_this")
+    box.put("ignored_until", name="never")
+    wait_until(lambda: daemon.says("retry "))
+    wait_until(lambda: daemon.says("name=nobody_has_this"))
+    wait_until(lambda: daemon.says("name=ignored_until"))
+    wait_until(lambda: not box.running())
+    [listed] = facts(box, "ls", "retrying", "--json")
+    assert (listed["task"], listed["attempt"]) == ("again_after", 1)
+    assert listed["reason"] == "Retry: not yet"
+    [counted] = facts(box, "status", "--json")
+    assert (counted["retrying"], counted["most_attempts"]) == (1, 1)
+    spool(box, "health")  # some retries are no reason to wake anybody
+    assert spool(box, "health", "--max-retrying=1").endswith(", 1 retrying\n")
+    problem = "unhealthy: 1 retrying: see `spool ls retrying`\n"
+    assert spool(box, "health", "--max-retrying=0", code=1) == problem
+    spool(box, "health", "--max-retrying=0", "--min-attempts=2")
+    spool(box, "health", "--max-retrying=0", "--max-unknown=0", "--progress")
+    assert spool(box, "health", "--max-unknown=1").endswith(", 1 unknown\n")
+    assert spool(box, "health", "--max-unknown=0", code=1).startswith(
+        "unhealthy: 1 waits, and no daemon has a function of its name"
+    )
+    daemon.end()
+    # Nor does it count as an attempt that a daemon ended meanwhile.
+    assert len(facts(box, "ls", "retrying", "--json")) == 1
+    assert (
+        "spool: --min-attempts needs --max-retrying"
+        in subprocess.run(
+            [SPOOL, "--dir", box.spool, "health", "--min-attempts=2"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stderr
     )

@@ -29,6 +29,7 @@ from spooler.task import Name, Outcome, State, Verdict
 
 from ..helpers import FACTOR, wait_until
 from .conftest import Cli
+from .terminal import all_that_was_shown
 
 SPOOL = str(Path(sys.executable).parent / "spool")
 ID = "8c1f42d09ab3e617"
@@ -292,9 +293,8 @@ def test_lines_are_cut_to_the_width_of_a_terminal(spool: SpoolDir) -> None:
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 60, 0, 0))
     subprocess.run([SPOOL, "--dir", spool.path, "ls"], stdout=theirs, check=True)
-    shown = os.read(ours, 10_000).decode().splitlines()
-    os.close(ours)
     os.close(theirs)
+    shown = all_that_was_shown(ours).decode().splitlines()
     assert max(map(len, shown)) == 60
     assert shown[1].endswith("a…")
 
@@ -443,6 +443,108 @@ def test_ls_of_nothing_prints_nothing(cli: Cli) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
 
 
+def put_tried(
+    spool: SpoolDir,
+    claims: Claims,
+    task_id: str,
+    attempts: int,
+    *,
+    in_seconds: float = 900,
+    error: str = "OSError: away",
+) -> None:
+    """Put a task that waits for another attempt after so many that have failed."""
+    name = put(spool, task_id, "mail")
+    for attempt in range(1, attempts + 1):
+        claim = claims.claim(f"{name.folder}/{name}")
+        assert claim is not None
+        due_us = CLOCK.now_us() + int(in_seconds * 1e6)
+        outcome = Outcome(Verdict.RETRY, f"{error} {attempt}")
+        claims.retry(claim, outcome, due_us=due_us, started_us=CLOCK.now_us())
+        name = name.but(due_us=due_us, attempt=attempt)
+
+
+def test_ls_lists_what_waits_for_another_attempt_and_why(
+    spool: SpoolDir, cli: Cli, claims: Claims
+) -> None:
+    fill(spool, claims)
+    put_tried(spool, claims, "5" * 16, 2, error="OSError: \x1b[31m")
+    put_tried(spool, claims, "6" * 16, 1, in_seconds=-1)
+    put_tried(spool, claims, "7" * 16, 1)
+    cli("hold", "7" * 16)
+    rows = lines(cli("ls", "retrying", "--json"))
+    assert [
+        (row["id"], row["state"], row["attempt"], row["reason"]) for row in rows
+    ] == [
+        ("6" * 16, "waiting", 1, "OSError: away 1"),
+        ("5" * 16, "later", 2, "OSError: \x1b[31m 2"),
+    ]
+    shown = cli("ls", "retrying").stdout
+    assert is_harmless(shown)
+    assert shown.endswith("mail  OSError: \\x1b[31m 2\n")
+    # It is no state of its own: nothing is listed twice, and nothing is missing.
+    every = [row["id"] for row in lines(cli("ls", "--json"))]
+    assert sorted(map(str, every)) == [f"{number}" * 16 for number in range(1, 8)]
+    both = [row["id"] for row in lines(cli("ls", "retrying", "later", "--json"))]
+    assert both == ["6" * 16, "5" * 16, "2" * 16]
+    others = lines(cli("ls", "retrying", "failed", "held", "--json"))
+    assert [str(row["id"])[0] for row in others] == ["6", "5", "4", "7"]
+    both = [row["id"] for row in lines(cli("ls", "later", "retrying", "--json"))]
+    assert both == ["5" * 16, "2" * 16, "6" * 16]
+
+
+def test_ls_takes_those_that_have_failed_so_often_whatever_their_state(
+    spool: SpoolDir, cli: Cli, claims: Claims
+) -> None:
+    fill(spool, claims)
+    for number in (1, 2, 3):
+        put_tried(spool, claims, f"a{number}".ljust(16, "0"), number)
+    cli("hold", "a3")
+    for least, expected in (("0", 7), ("1", 4), ("2", 2), ("3", 1), ("4", 0)):
+        rows = lines(cli("ls", "--min-attempts", least, "--json"))
+        assert len(rows) == expected
+    rows = lines(cli("ls", "retrying", "--min-attempts", "2", "--json"))
+    assert [row["attempt"] for row in rows] == [2]
+    assert lines(cli("ls", "corrupt", "--min-attempts", "1", "--json")) == []
+    assert len(lines(cli("ls", "corrupt", "--json"))) == 1
+
+
+def test_a_list_of_what_is_retried_can_be_piped_into_now(
+    spool: SpoolDir, claims: Claims
+) -> None:
+    put_tried(spool, claims, ID, 3)
+    put(spool, OTHER, age=-3600)
+    listed = process("ls", "retrying", SPOOL_DIR=spool.path).stdout
+    done = process("now", "-", stdin=listed, SPOOL_DIR=spool.path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    now_us = CLOCK.now_us()
+    left = [found.name for found in repair.ls(spool, State.WAITING) if found.name]
+    assert [(name.id, name.attempt, name.due_us <= now_us) for name in left] == [
+        (ID, 3, True),
+        (OTHER, 0, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", None),
+        (b'{"attempt": 1, "error": "a"}\n{"attempt": 2, "er', "a"),
+        (b"[]\n1\n\xff\n", None),
+        (b'{"error": "a"}\n{"error": ["b"]}\n', "['b']"),
+        (b'{"error": "' + b"a" * 70_000 + b'"}\n', None),
+        (b'{"error": "%s"}\n{"error": "b"}\n' % (b"a" * 70_000), "b"),
+    ],
+)
+def test_a_damaged_list_of_attempts_hides_no_task(
+    spool: SpoolDir, cli: Cli, claims: Claims, data: bytes, reason: str | None
+) -> None:
+    put_tried(spool, claims, ID, 1)
+    Path(spool.path, "logs", f"{ID}.attempts").write_bytes(data)
+    (row,) = lines(cli("ls", "--json"))
+    assert row["reason"] == reason
+    assert cli("show", ID).exit_code == 0
+
+
 @pytest.mark.parametrize("command", ["ls corrupt", "show evil", "rm evil", "status"])
 def test_a_hostile_name_does_nothing_to_a_terminal(
     spool: SpoolDir, cli: Cli, command: str
@@ -492,6 +594,23 @@ def test_show_tells_of_the_attempts_of_a_waiting_task(
     result = cli("show", ID)
     assert "state     later" in result.stdout
     assert "OSError: away" in result.stdout
+
+
+def test_show_tells_of_the_last_attempts_and_of_what_they_printed(
+    spool: SpoolDir, cli: Cli, claims: Claims
+) -> None:
+    put_tried(spool, claims, ID, 12)
+    (facts,) = lines(cli("show", ID, "--json"))
+    assert len(objects(facts["attempts"])) == 12
+    assert facts["log"] is None
+    Path(spool.path, "logs", f"{ID}.12").write_bytes(b"Traceback")
+    shown = cli("show", ID).stdout.splitlines()
+    at = shown.index("attempts")
+    assert shown[at + 1] == "  … 2 before these: see --json"
+    assert [line.split(":")[0].strip() for line in shown[at + 2 : -1]] == [
+        str(number) for number in range(3, 13)
+    ]
+    assert shown[-1] == f"log       logs/{ID}.12 (see `spool log {ID}`)"
 
 
 def test_show_cuts_a_body_between_characters(cli: Cli) -> None:
@@ -725,7 +844,7 @@ def test_status_fits_on_a_screen_and_does_nothing_to_it(
     assert len(shown.splitlines()) <= 24
     assert max(map(len, shown.splitlines())) <= 80 + len(spool.path)
     assert r"daemon 7 on h\x1b, up " in shown
-    assert "1 held by dead workers" in shown
+    assert "1 held by dead workers: a daemon gives it back" in shown
 
 
 def test_status_names_tasks_that_no_daemon_knows(
@@ -733,14 +852,15 @@ def test_status_names_tasks_that_no_daemon_knows(
 ) -> None:
     fill(spool, claims)
     assert lines(cli("--json"))[0]["unknown"] == {"resize": 1}
-    assert "unknown to every daemon: resize (1)" in cli().stdout
+    text = "unknown to every daemon (see spoold --import): resize (1)"
+    assert text in cli().stdout
 
 
 def test_status_without_a_daemon_says_that_nothing_will_run(
     spool: SpoolDir, cli: Cli
 ) -> None:
     put(spool)
-    assert "no daemon is running, so nothing will run" in cli().stdout
+    assert "no daemon is running, so nothing will run: start spoold" in cli().stdout
 
 
 def test_status_shows_what_each_worker_runs(
@@ -780,6 +900,19 @@ def test_status_opens_no_task_file(spool: SpoolDir, cli: Cli, claims: Claims) ->
         before[path] = path.stat().st_atime_ns
     assert cli().exit_code == 0
     assert before == {path: path.stat().st_atime_ns for path in before}
+
+
+def test_status_tells_what_is_tried_again_and_again(
+    spool: SpoolDir, cli: Cli, claims: Claims
+) -> None:
+    assert "retrying" not in cli().stdout
+    for number, text in ((1, "1 attempt"), (2, "2 attempts")):
+        put_tried(spool, claims, f"{number}" * 16, number)
+        assert f"1 retrying, after {text} (see `spool ls retrying`)\n" in cli().stdout
+        cli("hold", f"{number}" * 16)
+    cli("release", "1", "2")
+    text = "2 retrying, after up to 2 attempts (see `spool ls retrying`)\n"
+    assert text in cli().stdout
 
 
 def test_status_of_a_busy_spool_fits_on_a_screen_too(

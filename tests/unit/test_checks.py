@@ -21,11 +21,13 @@ from tests.helpers import (
     tasks,
 )
 
-from spooler.spooldir import SpoolDir
+from spooler.packet import encode_packet
+from spooler.spooldir import SpoolDir, checks
 from spooler.spooldir.checks import Check, Finding
 from spooler.spooldir.claims import Claims
+from spooler.spooldir.dropped import Dropped
 from spooler.spooldir.recovery import ProcessLock
-from spooler.task import MINUTE_US, Name
+from spooler.task import DEFAULT_PRIORITY, MAX_PRIORITY, MINUTE_US, Name
 
 DEAD = "worker-gone-1-aaaaaa"
 
@@ -103,7 +105,8 @@ def test_a_task_that_kills_its_worker_is_given_up_at_last(
     spool: SpoolDir, clock: FakeClock
 ) -> None:
     name = claimed(spool, attempt=9)
-    mend(the_one(spool, clock))
+    done = mend(the_one(spool, clock))
+    assert done == "recovered, 0 given back, 1 given up: see `spool ls failed`"
     assert [*tasks(spool)] == [f"failed/{name.but(attempt=10)}"]
 
 
@@ -117,7 +120,9 @@ def test_left_over_files_of_a_process_are_removed(
     assert os.listdir(Path(spool.path, "workers")) == []
 
 
-def test_beside_a_daemon_the_dead_are_given_time(spool: SpoolDir) -> None:
+def test_beside_a_daemon_the_dead_are_given_time(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
     claimed(spool)
     lock = ProcessLock(spool, "daemon-here-1-aaaaaa")
     assert lock.acquire()
@@ -130,6 +135,7 @@ def test_beside_a_daemon_the_dead_are_given_time(spool: SpoolDir) -> None:
         "from spooler.spooldir.checks import DIED\n"
         f"recover(SpoolDir(sys.argv[1]), {DEAD!r}, lambda name: name.due_us, DIED)\n"
     )
+    monkeypatch.setattr(checks, "RECOVERY", 20.0)  # it takes a while to begin
     other = subprocess.Popen([sys.executable, "-c", script, spool.path])
     found = list(Check(spool, frozenset({os.geteuid()})).run())
     assert other.wait() == 0
@@ -222,6 +228,69 @@ def test_what_is_not_ours_is_left_where_it_is(
     finding = the_one(spool, clock)
     assert (finding.kind, finding.path) == ("foreign", path)
     assert finding.mend is None
+
+
+UWSGI = "uwsgi_spoolfile_on_host_1_1_1_1_1"
+PACKET = encode_packet({b"ud_spool_func": b"mail"})
+
+
+@pytest.mark.parametrize("path", [UWSGI, "packet", f"5/{UWSGI}"])
+def test_files_of_uwsgi_are_left_to_daemons_which_know_how_they_are_taken(
+    spool: SpoolDir, clock: FakeClock, path: str
+) -> None:
+    place(spool, path, PACKET)
+    assert look(spool, real_clock()) == []
+    finding = the_one(spool, clock)
+    assert (finding.kind, finding.path, finding.mend) == ("place", path, None)
+    assert finding.text.endswith("start spoold")
+    folder, _, file = path.rpartition("/")
+    # A daemon with uWSGI's order, and one without.
+    for keeps_order, rest in ((True, MAX_PRIORITY), (False, DEFAULT_PRIORITY)):
+        place(spool, path, PACKET)
+        daemon = Dropped(spool, {os.geteuid()}, clock, uwsgi=keeps_order)
+        native = daemon.adopt(folder or ".", file, finished=True)
+        assert isinstance(native, str)
+        assert native.startswith(f"{folder or rest}/")
+
+
+def test_beside_a_daemon_files_of_uwsgi_are_its_own_business(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    place(spool, UWSGI, PACKET)
+    lock = ProcessLock(spool, "daemon-here-1-aaaaaa")
+    assert lock.acquire()
+    lock.describe({"kind": "daemon"})
+    assert look(spool, clock) == []
+    lock.release()
+    assert {finding.kind for finding in look(spool, clock)} == {"place", "dead"}
+
+
+def test_a_packet_whose_place_says_its_priority_is_adopted(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    place(spool, "7/packet", PACKET)
+    assert mend(the_one(spool, clock)).startswith("is 7/")
+    name = make_name(priority=7)
+    place(spool, str(name), PACKET)
+    assert mend(the_one(spool, clock)) == f"is {path_of(name)} now"
+
+
+def test_a_link_in_the_root_is_put_aside(spool: SpoolDir, clock: FakeClock) -> None:
+    outside = place(spool, "tmp/outside", PACKET)
+    Path(spool.path, "link").symlink_to(outside)
+    assert mend(the_one(spool, clock)) == "put aside"
+    assert outside.read_bytes() == PACKET
+
+
+def test_a_folder_of_uwsgi_is_told_of_while_there_is_something_in_it(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    file = place(spool, f"05/{UWSGI}", PACKET)
+    finding = the_one(spool, clock)
+    assert (finding.kind, finding.path, finding.mend) == ("foreign", "05", None)
+    assert "spoold --uwsgi" in finding.text
+    file.unlink()
+    assert look(spool, clock) == []
 
 
 # -- modes and owners -------------------------------------------------------------

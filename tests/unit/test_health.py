@@ -11,7 +11,7 @@ from spooler.health import Bounds, health
 from spooler.spooldir import SpoolDir, pauses
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.recovery import ProcessLock
-from spooler.task import MINUTE_US
+from spooler.task import MINUTE_US, Name
 
 DAEMON = "daemon-here-1-aaaaaa"
 
@@ -47,6 +47,18 @@ def worker(spool: SpoolDir) -> Iterator[Claims]:
     os.close(claims._fd)
 
 
+def put_now(spool: SpoolDir, clock: FakeClock, name: Name | None = None) -> Name:
+    """Put a task at the moment at which the clock stands then, however slowly."""
+    name = put(spool, name or make_name(clock.now_us()))
+    stand_at(clock, Path(spool.path, path_of(name)))
+    return name
+
+
+def stand_at(clock: FakeClock, file: Path) -> None:
+    """Set the clock to when a file was made."""
+    clock.set(max(clock.now_us(), file.stat().st_ctime_ns // 1000))
+
+
 def test_an_idle_spool_with_a_daemon_is_healthy(
     spool: SpoolDir, clock: FakeClock
 ) -> None:
@@ -64,13 +76,27 @@ def test_without_a_daemon_it_is_not(
 
 
 def test_a_task_may_have_waited_so_long(spool: SpoolDir, clock: FakeClock) -> None:
-    name = put(spool, make_name(clock.now_us(), task="mail"))
+    name = put_now(spool, clock, make_name(clock.now_us(), task="mail"))
     busy = Bounds(max_age=300, max_idle=10_000)
     clock.advance(299)
     assert problems(spool, clock, busy) == []
     clock.advance(2)
     (problem,) = problems(spool, clock, busy)
-    assert problem == f"task {name.id} (mail) has been due for 301 s, and was not begun"
+    text = f"task {name.id} (mail) has been due for 301 s, and was not begun"
+    assert (
+        problem == f"{text}: no daemon has a function of that name, see spoold --import"
+    )
+
+
+def test_a_task_that_a_daemon_knows_waits_for_something_else(
+    spool: SpoolDir, clock: FakeClock, daemon: ProcessLock
+) -> None:
+    put_now(spool, clock, make_name(clock.now_us(), task="mail"))
+    clock.advance(301)
+    for tasks in (["mail"], ["*"]):
+        daemon.describe({"kind": "daemon", "pid": os.getpid(), "tasks": tasks})
+        (problem,) = problems(spool, clock, Bounds(max_idle=10_000))
+        assert problem.endswith("and was not begun: see `spool status`")
 
 
 def test_the_oldest_of_all_priorities_counts(spool: SpoolDir, clock: FakeClock) -> None:
@@ -93,7 +119,7 @@ def test_a_task_due_later_has_not_waited(spool: SpoolDir, clock: FakeClock) -> N
 def test_a_task_put_for_the_past_has_waited_since_it_was_put(
     spool: SpoolDir, clock: FakeClock
 ) -> None:
-    put(spool, make_name(clock.now_us() - 600 * MINUTE_US))
+    put_now(spool, clock, make_name(clock.now_us() - 600 * MINUTE_US))
     assert problems(spool, clock) == []
     clock.advance(301)
     assert problems(spool, clock, Bounds(max_idle=10_000))
@@ -115,7 +141,7 @@ def test_what_is_paused_does_not_wait(spool: SpoolDir, clock: FakeClock) -> None
 def test_nothing_may_stand_still_for_long_while_a_worker_is_free(
     spool: SpoolDir, clock: FakeClock, worker: Claims
 ) -> None:
-    held = put(spool, make_name(clock.now_us()))
+    held = put_now(spool, clock)
     waiting = put(spool, make_name(clock.now_us()))
     clock.advance(61)
     (problem,) = problems(spool, clock)
@@ -128,7 +154,7 @@ def test_nothing_may_stand_still_for_long_while_a_worker_is_free(
 def test_a_move_of_a_worker_is_progress(
     spool: SpoolDir, clock: FakeClock, worker: Claims
 ) -> None:
-    put(spool, make_name(clock.now_us()))
+    put_now(spool, clock)
     clock.advance(61)
     assert problems(spool, clock)
     moved = clock.now_us() * 1000
@@ -155,6 +181,63 @@ def test_what_failed_and_what_is_corrupt_is_bounded(
     assert problems(spool, clock, Bounds(max_failed=None, max_corrupt=None)) == []
 
 
+def retrying(spool: SpoolDir, clock: FakeClock, *attempts: int) -> None:
+    """Put tasks that wait for another attempt, two minutes apart."""
+    for number, attempt in enumerate(attempts, 1):
+        due_us = clock.now_us() + 2 * number * MINUTE_US
+        put(spool, make_name(due_us, attempt=attempt, priority=number))
+
+
+def test_what_is_tried_again_and_again_is_bounded_where_that_is_wanted(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    retrying(spool, clock, 0, 1, 9, 10)
+    facts = health(spool, Bounds(), clock)
+    assert (facts["healthy"], facts["retrying"]) == (True, None)
+    facts = health(spool, Bounds(max_retrying=3), clock)
+    assert (facts["healthy"], facts["retrying"]) == (True, 3)
+    assert problems(spool, clock, Bounds(max_retrying=2)) == [
+        "3 retrying, more than 2: see `spool ls retrying`"
+    ]
+    assert problems(spool, clock, Bounds(max_retrying=0)) == [
+        "3 retrying: see `spool ls retrying`"
+    ]
+
+
+def test_only_what_has_failed_often_enough_counts(
+    spool: SpoolDir, clock: FakeClock
+) -> None:
+    retrying(spool, clock, 0, 1, 9, 10, 347)
+    after = "after 10 attempts or more"
+    hint = "see `spool ls retrying --min-attempts 10`"
+    assert problems(spool, clock, Bounds(max_retrying=0, min_attempts=10)) == [
+        f"2 retrying {after}: {hint}"
+    ]
+    assert problems(spool, clock, Bounds(max_retrying=1, min_attempts=10)) == [
+        f"2 retrying {after}, more than 1: {hint}"
+    ]
+    assert problems(spool, clock, Bounds(max_retrying=0, min_attempts=348)) == []
+
+
+def test_what_no_daemon_knows_is_bounded_where_that_is_wanted(
+    spool: SpoolDir, clock: FakeClock, daemon: ProcessLock
+) -> None:
+    daemon.describe({"kind": "daemon", "pid": os.getpid(), "tasks": ["known"]})
+    for task in ("known", "strange", "stranger"):
+        put(spool, make_name(clock.now_us() + MINUTE_US, task=task))
+    facts = health(spool, Bounds(), clock)
+    assert (facts["healthy"], facts["unknown"]) == (True, None)
+    facts = health(spool, Bounds(max_unknown=2), clock)
+    assert (facts["healthy"], facts["unknown"]) == (True, 2)
+    why = "no daemon has a function of their name: see `spool status`"
+    assert problems(spool, clock, Bounds(max_unknown=0)) == [f"2 wait, and {why}"]
+    assert problems(spool, clock, Bounds(max_unknown=1)) == [
+        f"2 wait, more than 1, and {why}"
+    ]
+    daemon.describe({"kind": "daemon", "pid": os.getpid(), "tasks": ["*"]})
+    assert problems(spool, clock, Bounds(max_unknown=0)) == []
+
+
 def test_a_file_of_uwsgi_may_wait_until_it_is_due(
     spool: SpoolDir, clock: FakeClock
 ) -> None:
@@ -171,7 +254,7 @@ def test_a_file_of_uwsgi_may_wait_until_it_is_due(
 def test_a_dropped_file_must_be_adopted(
     spool: SpoolDir, clock: FakeClock, path: str
 ) -> None:
-    place(spool, path)
+    stand_at(clock, place(spool, path))
     place(spool, "5/.hidden")
     place(spool, "5/some.tmp")
     assert problems(spool, clock) == []
