@@ -25,14 +25,15 @@ from .channel import Channel, WorkerSettings
 from .clock import CLOCK
 from .crew import Crew, Job
 from .errors import EXIT_FAILED, SoftTimeout
-from .execution import Execution
+from .execution import UNREADABLE, Execution
 from .recycling import Recycling
 from .registry import REGISTRY
 from .run import BATCH_ENTRY, Run
 from .soft_limit import Interruptible, Killed, timed_out
 from .spooldir.claims import Claims
 from .spooldir.kills import KILLED
-from .task import Outcome, Verdict
+from .spooldir.reading import TaskFile
+from .task import BATCH, Claim, Outcome, Verdict
 
 REPORT_EVERY: Final = 0.002
 """Seconds after which the supervisor is told what is settled, if much is."""
@@ -43,6 +44,9 @@ tries to. Must stay below ``watched.STALLED``."""
 
 BEGIN_MAX: Final = 16
 """Tasks that are begun before those that run get a turn."""
+
+VERIFIED_MAX: Final = 1
+"""Large signed tasks that are verified at a time: more would wait for the same disk."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds that is waited for what tasks have left running in the loop."""
@@ -77,6 +81,21 @@ class _CoroutineJob:
             raise Killed if self.killed else SoftTimeout(seconds or 0.0)
 
 
+class _Verification:
+    """A large signed task that is verified before it is run.
+
+    Attributes:
+        killed: Whether it is not to be run, since somebody wants it killed.
+    """
+
+    def __init__(self, claim: Claim, task: TaskFile, *, is_async: bool) -> None:
+        self.claim = claim
+        self.task = task
+        self.is_async = is_async
+        self.counts = claim.name.task != BATCH  # of which only the lines are runs
+        self.killed = False
+
+
 class ConcurrentWorker:
     """Runs tasks until it is told to stop.
 
@@ -102,9 +121,10 @@ class ConcurrentWorker:
         self._crew = Crew(settings.threads, self._execution, self._ended, self._await)
         self._async: list[tuple[int, str, str]] = []
         self._plain: list[tuple[int, str, str]] = []
-        self._jobs: dict[str, _CoroutineJob | Job] = {}
+        self._jobs: dict[str, _CoroutineJob | Job | _Verification] = {}
         self._timers: dict[str, anyio.CancelScope] = {}
         self._coroutines = 0
+        self._verifying = 0
         self._fresh: deque[tuple[float, str]] = deque()
         self._outcomes: deque[tuple[Job, Outcome]] = deque()
         self._reported = CLOCK.monotonic()
@@ -200,6 +220,7 @@ class ConcurrentWorker:
     async def _dispatch(self) -> None:
         self._token = lowlevel.current_token()
         self._news = anyio.Event()
+        self._verifier = anyio.CapacityLimiter(VERIFIED_MAX)
         async with anyio.create_task_group() as self._group:
             self._group.start_soon(self._listen)
             self._group.start_soon(self._look)
@@ -264,13 +285,17 @@ class ConcurrentWorker:
     # -- beginning --------------------------------------------------------------
 
     def _goes_on(self) -> bool:
-        recycled = self._recycling.is_due(self._execution.runs, len(self._jobs))
+        recycled = self._recycling.is_due(self._runs, len(self._jobs))
         if recycled and self._jobs:
             # Others may still be busy with their last runs; they must not be many.
             self._ask_to_leave()
             recycled = False
         ends = self._draining or self._execution.leaks or recycled
         return self._channel.open and not ends
+
+    @property
+    def _runs(self) -> int:
+        return self._execution.runs + self._verifying
 
     def _ask_to_leave(self) -> None:
         if not self._has_asked:
@@ -289,18 +314,59 @@ class ConcurrentWorker:
                 queue = self._plain
             else:
                 return False
-            self._begin(heapq.heappop(queue)[2])
+            self._begin(heapq.heappop(queue)[2], is_async=queue is self._async)
             if not self._goes_on() or self._holds:
                 break
         return True
 
-    def _begin(self, path: str) -> None:
+    def _begin(self, path: str, *, is_async: bool) -> None:
         if path in self._jobs:  # it was handed out twice: its end is told once
             return
-        run = self._execution.begin(path)
-        if run is None:
+        claim = self._execution.claim(path)
+        if claim is None:
             return
+        try:
+            task = self._claims.open(claim, at_once=False)
+        except UNREADABLE as error:
+            self._execution.unreadable(path, claim, error)
+            return
+        if self._claims.is_unverified(task):
+            job = self._jobs[path] = _Verification(claim, task, is_async=is_async)
+            self._coroutines += job.is_async
+            self._verifying += job.counts
+            self._fresh.append((CLOCK.monotonic() + LONG, path))
+            self._group.start_soon(self._verify, path, job)
+            return
+        run = self._execution.begin(path, claim, task)
+        if run is not None:
+            self._start(run)
+
+    async def _verify(self, path: str, job: _Verification) -> None:
+        """Verify a task in a thread: nothing in the loop waits for that; then begin."""
+        run, both = None, (job.claim, job.task)
+        try:
+            limiter = self._verifier
+            await to_thread.run_sync(self._claims.verify, *both, limiter=limiter)
+        except UNREADABLE as error:
+            self._execution.unreadable(path, job.claim, error)
+        else:
+            run = self._execution.begin(path, *both)
+        del self._jobs[path]
+        self._coroutines -= job.is_async
+        self._verifying -= job.counts
+        if run is not None:
+            self._start(run, killed=job.killed)
+        self._news.set()
+
+    def _start(self, run: Run, *, killed: bool = False) -> None:
+        """Begin a run, or end it if it was killed before."""
+        path = run.path
         self._execution.announce(run)
+        if killed:
+            ended = self._jobs[path] = _CoroutineJob(run)
+            ended.killed = True
+            self._finish(ended, Outcome(Verdict.FAIL))
+            return
         self._fresh.append((CLOCK.monotonic() + LONG, path))
         if run.entry.is_async:
             job = self._jobs[path] = _CoroutineJob(run)
@@ -331,7 +397,9 @@ class ConcurrentWorker:
     def _cancel(self, path: str) -> None:
         """End a run that somebody wants killed, if it can be ended."""
         job = self._jobs.get(path)
-        if isinstance(job, _CoroutineJob):
+        if isinstance(job, _Verification):
+            job.killed = True
+        elif isinstance(job, _CoroutineJob):
             job.killed = True
             job.scope.cancel()
         elif job is not None and job.run.entry is BATCH_ENTRY:
@@ -374,8 +442,7 @@ class ConcurrentWorker:
         waits = [self._report_some(), self._tell_long(), self._sync_some()]
         waits.append(self._execution.endings.refused_for)
         if not self._left:
-            runs, running = self._execution.runs, len(self._jobs)
-            waits.append(self._recycling.look_in(runs, running))
+            waits.append(self._recycling.look_in(self._runs, len(self._jobs)))
         patience = min((each for each in waits if each is not None), default=None)
         with anyio.move_on_after(patience):
             await self._news.wait()

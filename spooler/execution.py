@@ -1,8 +1,8 @@
 """What a worker does with one task: claim it, check it, run it, settle it.
 
 The same for a worker that runs one task at a time and for one that runs many. A path
-is a hint: the claim decides. ``begin`` and ``finish`` belong to one thread; what is
-between them, ``call``, may be anywhere.
+is a hint: the claim decides. ``claim``, ``begin`` and ``finish`` belong to one thread;
+``call``, before the last, may be anywhere.
 """
 
 import logging
@@ -63,6 +63,9 @@ _REFUSED_MAX: Final = 1000
 
 _LOST: Final = (Verdict.RETRY, Verdict.FAIL)
 
+UNREADABLE: Final = (CorruptError, KeyFileError, OSError)
+"""What to open a task may raise."""
+
 Limit = Callable[[float], Guard]
 """Makes what interrupts a run after so many seconds."""
 
@@ -108,7 +111,8 @@ class Execution:
 
     def handle(self, path: str) -> None:
         """Claim a task, run it in this thread, the main one, and settle it."""
-        run = self.begin(path)
+        claim = self.claim(path)
+        run = None if claim is None else self.begin(path, claim)
         if run is None:
             return
         self.announce(run)
@@ -120,11 +124,8 @@ class Execution:
 
     # -- before -----------------------------------------------------------------
 
-    def begin(self, path: str) -> Run | None:
-        """Claim a task; return it if it is to be run now.
-
-        What cannot run (unreadable, unknown, expired) is settled here.
-        """
+    def claim(self, path: str) -> Claim | None:
+        """Claim a task; None if that cannot be, which is told."""
         try:
             claim = self.claims.claim(path)
         except OSError as error:
@@ -136,7 +137,13 @@ class Execution:
         if self._debugs:
             name = escape(claim.name.task)
             log.debug("claim task=%s name=%s", claim.name.id, name)
-        run = self.check(path, claim)
+        return claim
+
+    def begin(
+        self, path: str, claim: Claim, task: TaskFile | None = None
+    ) -> Run | None:
+        """Read a claimed task as ``check`` does, and count it if it is to be run."""
+        run = self.check(path, claim, task)
         if run is not None and run.entry is not BATCH_ENTRY:  # its lines are counted
             self.runs += 1
         return run
@@ -151,13 +158,22 @@ class Execution:
         task_id = path.rpartition("/")[2].split(".")[3]
         self.tell([f"!park {task_id} {CLAIM_AGAIN} {path}"])
 
-    def check(self, path: str, claim: Claim) -> Run | None:
-        """Read a claimed task; return it if it is to be run now."""
+    def check(
+        self, path: str, claim: Claim, task: TaskFile | None = None
+    ) -> Run | None:
+        """Read a claimed task; return it if it is to be run now.
+
+        What cannot run (unreadable, unknown, expired) is settled here.
+
+        Args:
+            task: Its file, if it is open already, and verified.
+        """
         started_us = CLOCK.now_us()
         _, _, attempt, task_id, name = claim.file.split(".", 4)
         entry = REGISTRY.find(name) if name != BATCH else BATCH_ENTRY
         try:
-            task = self.claims.open(claim)
+            if task is None:
+                task = self.claims.open(claim)
             if entry is not None and entry.is_plain and len(task.data) == task.size:
                 values = entry.arguments.decode_whole(task.data, task_id)
                 if values is not None:
@@ -166,9 +182,8 @@ class Execution:
                     run.alone = attempt == "0"
                     return run
             header = self._header(task, claim)
-        except (CorruptError, KeyFileError, OSError) as error:
-            outcome = self._unreadable(error)
-            self.endings.conclude(Ending(path, claim, outcome, entry))
+        except UNREADABLE as error:
+            self.unreadable(path, claim, error)
             return None
         options = over(header.options, entry.run if entry else NO_OPTIONS)
         return self._look_at(path, claim, task, entry, options, started_us)
@@ -213,12 +228,17 @@ class Execution:
             task.close()
             raise
 
-    def _unreadable(self, error: CorruptError | KeyFileError | OSError) -> Outcome:
+    def unreadable(
+        self, path: str, claim: Claim, error: CorruptError | KeyFileError | OSError
+    ) -> None:
+        """Settle a claimed task that could not be read."""
         if isinstance(error, CorruptError):
-            return Outcome(Verdict.REJECT, error.reason)
-        self._look_for_leaks()
-        text = f"cannot be read now: {error}"
-        return Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
+            outcome = Outcome(Verdict.REJECT, error.reason)
+        else:
+            self._look_for_leaks()
+            text = f"cannot be read now: {error}"
+            outcome = Outcome(Verdict.RELEASE, text, after=READ_AGAIN)
+        self.endings.conclude(Ending(path, claim, outcome, None))
 
     def prepare(
         self,

@@ -20,7 +20,7 @@ from .key_file import KEY_FILE
 from .reading import TaskFile, open_file
 from .reserve import FULL, insist, use_some
 from .root import SpoolDir
-from .signing import disagreement
+from .signing import disagreement, takes_long
 
 log = logging.getLogger(__name__)
 
@@ -111,11 +111,15 @@ class Claims:
         log.warning("%s was removed, and is made again", self.folder)
         return True
 
-    def open(self, claim: Claim) -> TaskFile:
+    def open(self, claim: Claim, *, at_once: bool = True) -> TaskFile:
         """Open a claimed task.
 
         Where there are keys its signature is verified, and the claim says what came
         of that; what the task then holds is what was verified.
+
+        Args:
+            at_once: Even if that takes long; else it is left to ``verify``, where
+                ``is_unverified`` says so.
 
         Raises:
             CorruptError: It cannot be a task: reject it.
@@ -123,13 +127,27 @@ class Claims:
             OSError: From the file system; it says nothing about the task.
         """
         task = open_file(claim.file, self._owners, dir_fd=self._fd)
-        if self._signer is not None:
-            try:
-                self._take(claim, self._signer.check(task))
-            except BaseException:
-                task.close()
-                raise
+        if at_once or not self.is_unverified(task):
+            self.verify(claim, task)
         return task
+
+    def is_unverified(self, task: TaskFile) -> bool:
+        """Tell whether a file that was not opened at once is still to be verified."""
+        return self._signer is not None and takes_long(task)
+
+    def verify(self, claim: Claim, task: TaskFile) -> None:
+        """Verify the signature of a task, where there are keys. For any thread.
+
+        Raises:
+            CorruptError, KeyFileError, OSError: As ``open``; the task is closed.
+        """
+        if self._signer is None:
+            return
+        try:
+            self._take(claim, self._signer.check(task))
+        except BaseException:
+            task.close()
+            raise
 
     def _take(self, claim: Claim, problem: str | None) -> None:
         """Take what was found of a signature; None is a good one."""

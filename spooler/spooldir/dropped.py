@@ -9,6 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Collection
+from contextlib import suppress
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -21,10 +22,10 @@ from ..moments import parse_at
 from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Name
 from . import keys
 from .claims import put_aside
-from .owner import id_of
+from .owner import id_of, masters
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
-from .signing import Signer
+from .signing import Signer, disagreement
 from .uwsgi_files import REST, bring_over, is_uwsgi_name, locked, number_of
 
 SETTLE_US: Final = 1_000_000
@@ -216,21 +217,29 @@ class Dropped:
             return self._take(found)  # which says why it may not be read
 
     def _take(self, found: _Found) -> str | bool | NotDue:
-        folder, file, path, status, _, may_reject = found
-        native = Name.parse(file)
         try:
-            task = open_task(path, self._owners, dir_fd=self._spool.fd)
+            task = open_task(found.path, self._owners, dir_fd=self._spool.fd)
             try:
-                name = native or self._name(task, is_uwsgi=is_uwsgi_name(file))
-                if self._signer is not None and native is None:
-                    self._check_key(self._signer, task)
-                opened = os.fstat(task.fd)
+                return self._take_task(found, task)
             finally:
-                task.close()
+                with suppress(OSError):  # nothing was written to it
+                    task.close()
         except CorruptError as error:
-            if self._left_alone_us(status) < SETTLE_US or not may_reject:
+            if self._left_alone_us(found.status) < SETTLE_US or not found.may_reject:
                 return True  # whoever made it may still have something to add
-            return self._reject(path, error.reason)
+            return self._reject(found.path, error.reason)
+
+    def _take_task(self, found: _Found, task: TaskFile) -> str | bool | NotDue:
+        """Adopt a file that can be read as a task.
+
+        Raises:
+            CorruptError: It is none that may be adopted.
+        """
+        folder, file, path = found.folder, found.file, found.path
+        native = Name.parse(file)
+        name = native or self._name(task, is_uwsgi=is_uwsgi_name(file))
+        if self._signer is not None and native is None:
+            self._check_key(self._signer, task)
         if self.shares and is_uwsgi_name(file) and name.due_us > self._clock.now_us():
             return NotDue(name.due_us)
         if folder != ".":
@@ -241,7 +250,7 @@ class Dropped:
         if self._spool.has(target):
             name = name.but(id=os.urandom(8).hex())
         if native is None and task.header.key is not None:
-            taken = self._take_key(path, opened, name, task.header)
+            taken = self._take_key(path, task, name)
             if isinstance(taken, bool):
                 return taken
             name = taken
@@ -263,19 +272,19 @@ class Dropped:
         if (problem := signer.check_here(task)) is not None:
             raise CorruptError(problem)
 
-    def _take_key(
-        self, path: str, status: os.stat_result, name: Name, header: Header
-    ) -> Name | bool:
+    def _take_key(self, path: str, task: TaskFile, name: Name) -> Name | bool:
         """Adopt a file with a uniqueness key; return its name, or as ``adopt``."""
-        key = header.key or ""
+        spool, header, status = self._spool, task.header, os.fstat(task.fd)
         policy = (header.options and header.options.if_exists) or "skip"
+        sender = None
+        if status.st_uid not in masters(spool):
+            sender = keys.Sender(status.st_uid, lambda: self._is_signed(task, name))
+        wanted = (name, header.key or "", policy, sender)
         try:
             if os.geteuid() in (0, status.st_uid):
-                there, adopted = keys.adopt(
-                    self._spool, path, status, name, key, policy
-                )
+                there, adopted = keys.adopt(spool, path, status, *wanted)
             else:  # to which this process can make no link
-                there, adopted = keys.adopt_copy(self._spool, path, name, key, policy)
+                there, adopted = keys.adopt_copy(spool, path, task, *wanted)
         except (BlockingIOError, TimeoutError):
             return True  # somebody else is busy with the file or with the key
         if adopted:
@@ -288,6 +297,13 @@ class Dropped:
             there.id,
         )
         return False
+
+    def _is_signed(self, task: TaskFile, name: Name) -> bool:
+        """Tell whether somebody with a key wants this task, under this name."""
+        signer = self._spool.signer
+        if signer is None or signer.check_here(task) is not None:
+            return False
+        return disagreement(task.header, name) is None
 
     def _name(self, task: TaskFile, *, is_uwsgi: bool) -> Name:
         header = task.header

@@ -1,6 +1,6 @@
 """Put a file with another header in the place of a task that has not begun.
 
-The bytes of a file never change: this is a new file, renamed over the old one while
+The bytes of a file never change: this is a new file, exchanged with the old one while
 the task is held, so that nobody begins it meanwhile. A crash at any point leaves the
 task once, old or new, where it was or held. Specification: docs/format.md, section 3.
 """
@@ -15,7 +15,9 @@ from typing import Final
 from ..errors import NotFoundError, UsageError
 from ..task import Name, State
 from .control import HELD, NOT_BEGUN, hold, not_begun, rename
+from .exchange import exchange
 from .files import NEW_FLAGS, link_to, write_all
+from .owner import mark, sender_of
 from .reading import TaskFile
 from .repair import Found
 from .root import SpoolDir
@@ -90,6 +92,9 @@ def _write(spool: SpoolDir, fd: int, task: TaskFile, head: bytes) -> None:
     if os.geteuid() == 0:
         os.fchown(fd, status.st_uid, status.st_gid)
     os.fchmod(fd, status.st_mode & 0o777)
+    sender = sender_of(spool, task.fd)
+    if sender != os.fstat(fd).st_uid:
+        mark(fd, sender)
     if is_signed(task.data):
         if spool.signer is None:
             raise UsageError("is signed, and there is no key here to sign it again")
@@ -165,18 +170,43 @@ def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
             done.append(path)
         if os.fstat(task.fd).st_nlink < links:  # somebody has removed it
             raise NotFoundError(held.id, _MOVED)
-        os.rename(new.path, held.path, src_dir_fd=root, dst_dir_fd=root)
-        with suppress(OSError):
-            if os.fstat(task.fd).st_nlink == links:
-                # The old one was moved away in this instant, so now there are two.
-                os.unlink(held.path, dir_fd=spool.fd)
-                raise NotFoundError(held.id, _MOVED)
+        if not _exchange(spool, held, task, new):
+            os.rename(new.path, held.path, src_dir_fd=root, dst_dir_fd=root)
+            with suppress(OSError):
+                if os.fstat(task.fd).st_nlink == links:
+                    # The old one was moved away in this instant, so now there are two.
+                    os.unlink(held.path, dir_fd=spool.fd)
+                    raise NotFoundError(held.id, _MOVED)
     except BaseException:
         for path in done:
             with suppress(OSError):
                 _link_over(spool, task.fd, None, path)
         raise
     spool.sync_moved(HELD, *(path.partition("/")[0] for path in others))
+
+
+def _exchange(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> bool:
+    """Exchange the new file with the old one; tell whether the file system can.
+
+    A rename would bring back a task that somebody removes in this instant.
+
+    Raises:
+        NotFoundError: Somebody has removed or moved the old one.
+    """
+    try:
+        if not exchange(spool.fd, new.path, held.path):
+            return False
+        is_ours = False
+        try:
+            is_ours = _is_at(spool, task, new.path)
+        finally:
+            if not is_ours:  # another one has come there
+                exchange(spool.fd, new.path, held.path)
+    except FileNotFoundError:
+        is_ours = False
+    if not is_ours:
+        raise NotFoundError(held.id, _MOVED)
+    return True
 
 
 def _is_at(spool: SpoolDir, task: TaskFile, path: str) -> bool:

@@ -9,20 +9,20 @@ Specification: docs/format.md, section 8.
 import errno
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from hashlib import blake2b
 from threading import Event
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 from ..clock import CLOCK, Clock
-from ..errors import SpoolUncertain
+from ..errors import CorruptError, SpoolUncertain
 from ..options import IfExists
 from ..task import Name
 from .body import PIECE
 from .files import NO_LINK, each_name, link_to, some_of
-from .owner import Owner, flock, open_for_lock, same, unlock
-from .reading import READ_FLAGS
+from .owner import NOBODY, Owner, flock, mark, open_for_lock, same, unlock
+from .reading import READ_FLAGS, TaskFile
 from .root import SpoolDir
 
 LOCK_TIMEOUT = 10.0
@@ -43,6 +43,19 @@ _POLL: Final = (0.0005, 0.02)
 log = logging.getLogger(__name__)
 
 
+class Sender(NamedTuple):
+    """Who puts a task, if he may not do anything here: see ``owner.masters``.
+
+    Attributes:
+        uid: He; ``NOBODY`` if nobody knows.
+        is_vouched_for: Tells whether somebody with a key has signed the task: then it
+            may replace anybody's.
+    """
+
+    uid: int
+    is_vouched_for: Callable[[], bool]
+
+
 def key_path(task: str, key: str) -> str:
     """Return the name of a key, from the spool's root."""
     text = f"{task}\0{key}"
@@ -58,6 +71,7 @@ def put(
     *,
     durable: bool = True,
     sign: bool = True,
+    sender: Sender | None = None,
 ) -> Name | None:
     """Write a task and put it into place, unless its key is taken.
 
@@ -69,6 +83,7 @@ def put(
             there is no new task.
         durable: As for ``SpoolDir.put``.
         sign: As for ``SpoolDir.write``.
+        sender: For whom it is put; None for somebody who may do anything here.
 
     Returns:
         None if it was put; else the task that has the key, with the name under which
@@ -76,18 +91,21 @@ def put(
 
     Raises:
         FileExistsError: There is a task of this name.
+        CorruptError: It is to replace a task that the sender may not replace.
         TimeoutError: Somebody else is busy with the key.
         SpoolUncertain: It is in place, but the last sync failed.
         OSError: From the file system, or it has no hard links or no locks; there is
             no task then.
     """
-    with Taking(spool, key_path(name.task, key)) as taking:
+    with Taking(spool, key_path(name.task, key), sender=sender) as taking:
         if if_exists != "replace" and (there := taking.look()) is not None:
             return there
         fd, hidden = spool.write(name, chunks, durable=durable, sign=sign)
         placed = False
         try:
             try:
+                if sender is not None:
+                    mark(fd, sender.uid)
                 flock(fd)
                 there = taking.take(fd, hidden, if_exists)
                 if there is not None:
@@ -119,6 +137,7 @@ def adopt(
     name: Name,
     key: str,
     if_exists: IfExists,
+    sender: Sender | None = None,
 ) -> tuple[Name, bool]:
     """Make a dropped file with a key a task, or remove it since the key is taken.
 
@@ -128,21 +147,26 @@ def adopt(
         path: Where it was dropped.
         status: Of the file that was read.
         name: What it is to be called.
+        sender: As for ``put``.
 
     Returns:
         The name that it has got, and True; or the task that has the key, and False.
 
     Raises:
         BlockingIOError: Another daemon is adopting it.
+        CorruptError: As for ``put``.
         TimeoutError: Somebody else is busy with the key.
         OSError: From the file system.
     """
     fd = _lock_dropped(spool, path)
     try:
-        if not same(spool.status(path), status):
+        if not same(os.fstat(fd), status) or not same(spool.status(path), status):
             raise FileNotFoundError(errno.ENOENT, "somebody has moved it", path)
-        with Taking(spool, key_path(name.task, key), ADOPT_TIMEOUT) as taking:
-            there = taking.take(fd, path, if_exists)
+        at = key_path(name.task, key)
+        with Taking(spool, at, ADOPT_TIMEOUT, sender=sender) as taking:
+            # Not by its name, which its owner can give to another file meanwhile.
+            hidden = None if os.path.isdir("/proc/self/fd") else path
+            there = taking.take(fd, hidden, if_exists)
             if there is not None:
                 os.unlink(path, dir_fd=spool.fd)
                 return there, False
@@ -173,21 +197,34 @@ def _lock_dropped(spool: SpoolDir, path: str) -> int:
 
 
 def adopt_copy(
-    spool: SpoolDir, path: str, name: Name, key: str, if_exists: IfExists
+    spool: SpoolDir,
+    path: str,
+    task: TaskFile,
+    name: Name,
+    key: str,
+    if_exists: IfExists,
+    sender: Sender | None = None,
 ) -> tuple[Name, bool]:
     """Do as ``adopt`` with a file of another user, to which no link can be made.
 
     It is copied. Durable, since the file that was dropped is removed.
+
+    Args:
+        task: The file, open as it was read.
     """
-    fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
-    try:
-        chunks = iter(lambda: os.read(fd, PIECE), b"")
-        # Its owner may have signed it; this process does not vouch for it.
-        there = put(spool, name, chunks, key, if_exists, sign=False)
-    finally:
-        _close(fd)
-    os.unlink(path, dir_fd=spool.fd)
+    # Its owner may have signed it; this process does not vouch for it.
+    there = put(spool, name, _pieces(task), key, if_exists, sign=False, sender=sender)
+    if same(spool.status(path), os.fstat(task.fd)):  # else it is yet to be looked at
+        os.unlink(path, dir_fd=spool.fd)
     return (name, True) if there is None else (there, False)
+
+
+def _pieces(task: TaskFile) -> Iterator[bytes]:
+    """Yield the bytes that a file had when it was opened: its owner may add more."""
+    at = 0
+    while piece := os.pread(task.fd, min(PIECE, task.size - at), at):
+        yield piece
+        at += len(piece)
 
 
 def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
@@ -228,6 +265,7 @@ class Taking:
     Args:
         path: The key's, from ``key_path``.
         timeout: Seconds to wait for others.
+        sender: As for ``put``.
     """
 
     def __init__(
@@ -236,9 +274,12 @@ class Taking:
         path: str,
         timeout: float | None = None,
         clock: Clock = CLOCK,
+        *,
+        sender: Sender | None = None,
     ) -> None:
         self._spool = spool
         self._path = path
+        self._sender = sender
         self._clock = clock
         self._timeout = LOCK_TIMEOUT if timeout is None else timeout
         self._deadline = clock.monotonic() + self._timeout
@@ -280,6 +321,7 @@ class Taking:
             None if the file has the key now; else the task that has it.
 
         Raises:
+            CorruptError: As for ``put``.
             TimeoutError: Somebody else is busy with the key.
             OSError: From the file system, or it has no hard links.
         """
@@ -293,6 +335,7 @@ class Taking:
             if owner is None or self._vacate(owner):
                 self._wait(0.0)  # unless others have been faster all the time
             elif if_exists == "replace":
+                self._check_sender(owner)
                 self._replace(fd, hidden)
                 return None
             else:
@@ -376,6 +419,19 @@ class Taking:
         self._release()
         return True
 
+    def _check_sender(self, owner: Owner) -> None:
+        """Check that the task which has the key may be replaced.
+
+        The file that is asked whose it is is locked, and the one that is removed.
+        """
+        sender = self._sender
+        if sender is None or owner.uid == sender.uid or sender.is_vouched_for():
+            return
+        raise CorruptError(
+            f"is to replace a task with its key, which {_who(sender.uid)} may not do:"
+            f" that is of {_who(owner.uid)}"
+        )
+
     def _replace(self, fd: int, hidden: str | None) -> None:
         spare = self._spare(fd)
         with suppress(FileExistsError):  # of somebody who died adopting it
@@ -417,6 +473,10 @@ class Taking:
         if owner is not None:
             unlock(owner.fd)
             _close(owner.fd)
+
+
+def _who(uid: int) -> str:
+    return "somebody at a socket" if uid == NOBODY else f"uid {uid}"
 
 
 def _close(fd: int) -> None:

@@ -25,6 +25,12 @@ _NO_FLOCK: Final = frozenset(
     {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 )
 
+MARK: Final = "user.spooler.uid"
+"""The extended attribute that says who put a task whose file is the daemon's."""
+
+NOBODY: Final = -1
+"""Who puts over a network: nobody knows."""
+
 _SEARCHES: Final = 3
 """How often a task that is to be replaced is looked for while it moves."""
 
@@ -38,6 +44,32 @@ def id_of(path: str, header: Header, status: os.stat_result) -> str:
     if header.id is not None:
         return header.id
     return derived_id(path.partition("/")[2], status.st_ino, status.st_mtime_ns)
+
+
+def masters(spool: SpoolDir) -> frozenset[int]:
+    """Return who may do anything in a spool: root, its owner and this user."""
+    return frozenset({0, os.geteuid(), os.fstat(spool.fd).st_uid})
+
+
+def mark(fd: int, uid: int) -> None:
+    """Say who put a task, on a file that is not his. Not synced.
+
+    Where there are no extended attributes it is nobody's but its owner's.
+    """
+    with suppress(OSError):
+        os.setxattr(fd, MARK, b"%d" % uid)
+
+
+def sender_of(spool: SpoolDir, fd: int) -> int:
+    """Return the uid of who put a task: the owner of its file, or whom that names.
+
+    Others could write on their own files whatever they like.
+    """
+    uid = os.fstat(fd).st_uid
+    if uid in masters(spool):
+        with suppress(OSError, ValueError):
+            uid = int(os.getxattr(fd, MARK))
+    return uid
 
 
 class Owner:
@@ -85,6 +117,11 @@ class Owner:
             return True
         # It may have been removed from there while it was looked for.
         return os.fstat(self.fd).st_nlink - 1 == (self.hidden is not None)
+
+    @property
+    def uid(self) -> int:
+        """Who put its task."""
+        return sender_of(self._spool, self.fd)
 
     def remove(self) -> str | None:
         """Remove its task, if it waits; return where it was, None if it does not.

@@ -27,6 +27,9 @@ LOOK_EVERY: Final = 1.0
 IN_LOOP_MAX: Final = 256 << 20
 """Bytes of a file that a supervisor verifies: its loop stands still meanwhile."""
 
+LARGE: Final = 1 << 20
+"""Bytes of a file above which a worker verifies it beside its event loop."""
+
 HOLES_MAX: Final = 100
 """How many times larger than its room on disk a file may be: a file that is nothing
 but a hole costs whoever made it nothing, and whoever verifies it hours."""
@@ -334,6 +337,11 @@ def _too_large() -> UsageError:
 def is_signed(data: bytes) -> bool:
     """Tell whether a file that begins so has a signature, good or not."""
     return _start_of(data) is not None
+
+
+def takes_long(task: TaskFile) -> bool:
+    """Tell whether to verify a file takes longer than a moment."""
+    return task.size > LARGE and is_signed(task.data)
 
 
 def describe(signer: Signer | None, task: TaskFile, name: Name | None) -> str | None:

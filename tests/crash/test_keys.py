@@ -24,6 +24,7 @@ from spooler.spooldir.keys import key_path
 from spooler.spooldir.recovery import remove_folder, sweep
 from spooler.task import Name, iso
 from tests.helpers import (
+    FACTOR,
     NOW_US,
     make_name,
     open_files,
@@ -44,8 +45,8 @@ KEY = key_path("t", "k")
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is stuck is found soon."""
-    monkeypatch.setattr(keys, "LOCK_TIMEOUT", 5.0)
+    """A key that is stuck is found soon, and one of eight producers gets his turn."""
+    monkeypatch.setattr(keys, "LOCK_TIMEOUT", 5.0 * max(1, FACTOR))
 
 
 def content(name: Name, if_exists: IfExists = "skip") -> bytes:
@@ -359,3 +360,60 @@ def test_an_adopter_and_a_producer_never_both_have_the_key(tmp_path: Path) -> No
         (path,) = tasks(spool)
         os.unlink(tmp_path / path)
     spool.close()
+
+
+# -- of others ----------------------------------------------------------------------
+
+ALICE, BOB, SHOP = 12345, 12346, 12347
+
+
+def drop_of(spool: SpoolDir, uid: int, if_exists: str) -> None:
+    drop(spool, if_exists)
+    os.chown(f"{spool.path}/5/dropped", uid, uid)
+
+
+def adopt_others(spool: SpoolDir) -> None:
+    clock = late_clock()
+    Dropped(spool, {0, ALICE, BOB}, clock).adopt("5", "dropped", finished=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+@every_kill
+@pytest.mark.parametrize("way", ["link", "copy"])
+@pytest.mark.parametrize("uid", [ALICE, BOB])
+def test_a_kill_lets_nobody_replace_the_task_of_another(
+    uid: int, way: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if way == "copy":
+        monkeypatch.setattr(os, "geteuid", lambda: SHOP)
+
+    def prepare(path: Path) -> tuple[SpoolDir, str]:
+        spool = SpoolDir(path)
+        spool.create()
+        drop_of(spool, ALICE, "skip")
+        adopt_others(spool)
+        [hers] = tasks_that_wait(spool)
+        drop_of(spool, uid, "replace")
+        return spool, hers
+
+    spool, hers = prepare(tmp_path / "dry")
+    fatal = FatalOS()
+    with patched(fatal):
+        adopt_others(spool)
+    assert (hers in tasks_that_wait(spool)) == (uid == BOB)
+    spool.close()
+    for number, call in enumerate(fatal.calls, 1):
+        spool, hers = prepare(tmp_path / str(number))
+        die(lambda spool=spool: lambda: adopt_others(spool), number, how)  # type: ignore[misc] # a default binds it
+        if Path(spool.path, "5/dropped").exists():
+            adopt_others(spool)
+        found = tasks_that_wait(spool)
+        where = f"killed {how} call {number}, {call}, of {fatal.calls}"
+        if uid == BOB:
+            assert found == [hers], where
+            [kept] = Path(spool.path, "corrupt").glob("dropped.????????")
+            assert kept.stat().st_uid == BOB, where
+        else:
+            assert set(found) - {hers}, where
+        spool.close()
+        shutil.rmtree(tmp_path / str(number))

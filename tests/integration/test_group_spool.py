@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import stat
 import uuid
 from collections.abc import Iterator
@@ -59,9 +60,9 @@ class Shared:
         assert done.returncode == 0, done.stderr
         self.daemons: list[Spoold] = []
 
-    def start(self, *options: str) -> Spoold:
+    def start(self, *options: str, user: str = "shop") -> Spoold:
         words = ("spoold", "--dir", self.spool, "--import", "tasks")
-        command = self.users.by("shop", *words, "--allow-group", "web", *options)
+        command = self.users.by(user, *words, "--allow-group", "web", *options)
         env = self.users.environ() | {MARK: self.mark, "OUT": str(self.out / "out")}
         log = self.path / f"log{len(self.daemons)}"
         daemon = Spoold(list(map(str, command)), self.users.home, log, env=env)
@@ -133,9 +134,9 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def minutes(count: int) -> list[str]:
-    now_us = int(time() * 1e6)
-    return [minute_of(now_us + n * MINUTE_US) for n in range(count)]
+def minutes(moment: float, count: int) -> list[str]:
+    """Return so many minutes, as folders, from the one of a moment on."""
+    return [minute_of(int(moment * 1e6) + n * MINUTE_US) for n in range(count)]
 
 
 def test_a_group_may_pass_and_write_and_nothing_else(shared: Shared) -> None:
@@ -306,14 +307,20 @@ def test_a_file_that_the_daemon_may_not_read_is_put_aside(shared: Shared) -> Non
         f"may not be read by uid {shared.uid}: it belongs to uid {alice} and gid"
         f" {shared.gid}, and its mode is 0600: put it again with mode 0640"
     )
+    daemon.wait_for(" WARNING ")
     assert daemon.text().count(" WARNING ") == 1  # that it was put aside, and no more
 
 
 def test_a_file_that_is_made_readable_in_time_is_run(shared: Shared) -> None:
     shared.start()
-    shared.sh("alice", f"{DROP}; chmod 640 spool/5/x", umask=0o077)
-    shared.wait_lines("x")
-    assert shared.names("corrupt") == []
+
+    def is_run() -> bool:  # unless the machine stops for a second in between
+        there = len(shared.names("corrupt"))
+        shared.sh("alice", f"{DROP}; chmod 640 spool/5/x || true", umask=0o077)
+        wait_until(lambda: shared.lines() or len(shared.names("corrupt")) == there + 2)
+        return shared.lines() == ["x"]
+
+    assert any(is_run() for _ in range(10))
 
 
 @pytest.mark.parametrize("when", ["before", "while"])
@@ -329,17 +336,19 @@ def test_nobody_can_take_the_place_of_a_minute(shared: Shared, when: str) -> Non
     )
     if when == "while":
         shared.start()
+    moment = time()  # all is put into its minute, however long that takes
     paths = [
         make.format(f"spool/{priority}/{minute}")
         for priority, make in enumerate(makes)
-        for minute in minutes(3)
+        for minute in minutes(moment, 3)
     ]
     shared.sh("alice", "\n".join(f"{{ {path}; }} 2>&1 || true" for path in paths))
     env = f"SPOOL_DIR={shared.spool} PYTHONPATH={shared.users.home}"
     for user, text in (("shop", "own"), ("bob", "his")):
         script = (
             f"import tasks\nfor n in range({len(makes)}):"
-            f" tasks.note.using(priority=n).spool(text='{text}{{}}'.format(n))"
+            f" tasks.note.using(priority=n, at={moment!r})"
+            f".spool(text='{text}{{}}'.format(n))"
         )
         shared.sh(user, f'{env} python -c "{script}"')
     if when == "before":
@@ -350,7 +359,7 @@ def test_nobody_can_take_the_place_of_a_minute(shared: Shared, when: str) -> Non
     for path in shared.spool.glob("[0-9]/[0-9]*"):
         status = path.lstat()
         theirs = status.st_uid != shared.uid
-        assert not (theirs and path.name == minutes(1)[0]), path
+        assert not (theirs and path.name == minutes(moment, 1)[0]), path
     assert not shared.daemons[0].says(" ERROR "), shared.daemons[0].text()
     assert shared.names("held") == []
 
@@ -385,7 +394,7 @@ def test_a_group_that_is_gone_changes_nothing(shared: Shared) -> None:
         group.write_text(before.replace("\nweb:", "\nwww:"))
         daemon.send(1)
         daemon.wait_for("reload: done")
-        assert daemon.says("] reload: owners of files are who they were")
+        daemon.wait_for("] reload: owners of files are who they were")
     finally:
         group.write_text(before)
     shared.put("alice", "note", "text=x")
@@ -423,13 +432,14 @@ def test_sharing_again_mends_the_modes(shared: Shared) -> None:
 
 def test_a_batch_of_a_member_is_shared_among_workers(shared: Shared) -> None:
     daemon = shared.start("--workers", "2")
-    rows = [{"text": str(n), "seconds": 0.05} for n in range(60)]
+    wait_until(lambda: sum(n.endswith(".json") for n in shared.names("workers")) == 3)
+    rows = [{"text": str(n), "seconds": 0.05} for n in range(150)]
     lines = "".join(f"{json.dumps(row)}\n" for row in rows)
     command = ("spool", "--dir", shared.spool, "put", "note", "--from", "-")
     done = shared.users.run("alice", *command, stdin=lines)
     assert done.returncode == 0, done.stderr
-    shared.wait_lines(*map(str, range(60)))
-    assert daemon.says("cut task=")
+    daemon.wait_for("cut task=")
+    shared.wait_lines(*map(str, range(150)))
     assert not daemon.says("cannot cut"), daemon.text()
 
 
@@ -487,10 +497,60 @@ def test_a_member_is_held_to_the_limits_that_a_daemon_counts_for(
         "except SpoolFull as error: sys.exit(f'{number} {error.what}')\n"
     )
     env = f"SPOOL_DIR={shared.spool} PYTHONPATH={shared.users.home}"
+    daemon.stop()  # so that it does not count while she puts
     shared.refused("alice", f'{env} python -c "{script}"', "5 max_waiting")
+    daemon.send(signal.SIGCONT)
     daemon.wait_for("max_waiting=5 found=5: puts are refused")
     shared.refused("bob", f"spool --dir {shared.spool} put note text=more", "is full")
     pause.unlink()
     shared.wait_lines(*map(str, range(5)))
     wait_until(lambda: daemon.says("puts are taken again"))
     shared.put("bob", "note", "text=more")
+
+
+# -- uniqueness keys ----------------------------------------------------------------
+
+
+def drop_keyed(shared: Shared, user: str, text: str, if_exists: str) -> None:
+    """Drop a file with a key, as a user does by hand."""
+    options = f'options:={{"if_exists":"{if_exists}"}}'
+    lines = f"task=note\\nkey=k\\ntext={text}\\n{options}\\n"
+    new = f"spool/5/.{user}"
+    shared.sh(user, f"umask 027; printf '{lines}' > {new}; mv {new} spool/5/{user}")
+
+
+def waiting(shared: Shared) -> list[str]:
+    """Return the texts of the tasks that were adopted and wait."""
+    files = [path.read_text() for path in shared.spool.glob("5/*/*")]
+    return [each for file in files for each in re.findall("text=(.*)", file)]
+
+
+@pytest.mark.parametrize("daemon", ["shop", "root"])
+def test_nobody_replaces_the_task_of_another_by_its_key(
+    shared: Shared, daemon: str
+) -> None:
+    done = shared.users.run("shop", "spool", "--dir", shared.spool, "pause")
+    assert done.returncode == 0, done.stderr
+    # Root takes the files of the spool's owner only if it is told to.
+    shared.start(*(["--allow-uid", str(shared.uid)] * (daemon == "root")), user=daemon)
+    ids = {user: shared.sh(user, "id -u").strip() for user in ("alice", "bob")}
+    drop_keyed(shared, "alice", "hers", "skip")
+    wait_until(lambda: waiting(shared) == ["hers"])
+    drop_keyed(shared, "bob", "his", "replace")
+    assert shared.why() == (
+        f"is to replace a task with its key, which uid {ids['bob']} may not do: that"
+        f" is of uid {ids['alice']}"
+    )
+    assert waiting(shared) == ["hers"]
+    drop_keyed(shared, "alice", "hers again", "replace")
+    wait_until(lambda: waiting(shared) == ["hers again"])
+    put = ("put", "note", "text=the daemon's", "--key", "k", "--if-exists", "replace")
+    done = shared.users.run(daemon, "spool", "--dir", shared.spool, *put)
+    assert done.returncode == 0, done.stderr
+    [path] = shared.spool.glob("5/*/*")
+    assert "the daemon's" in path.read_text()
+    drop_keyed(shared, "alice", "hers", "replace")
+    wait_until(lambda: len(shared.names("corrupt")) == 4)
+    assert list(shared.spool.glob("5/*/*")) == [path]
+    shared.users.run("shop", "spool", "--dir", shared.spool, "resume")
+    shared.wait_lines("the daemon's")

@@ -35,8 +35,8 @@ def _no_ack_sync() -> None:
 def _early_ack() -> None:
     opened = Claims.open
 
-    def removed(self: Claims, claim: Any) -> Any:
-        task = opened(self, claim)
+    def removed(self: Claims, claim: Any, **rest: Any) -> Any:
+        task = opened(self, claim, **rest)
         os.unlink(f"{self.folder}/{claim.file}", dir_fd=self.spool.fd)
         self.spool.sync(self.folder)
         return task

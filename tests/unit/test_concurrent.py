@@ -1,25 +1,27 @@
 """A worker that runs many tasks at a time, with a supervisor that is the test."""
 
+import json
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import anyio
 import pytest
 
-from spooler import Spooler, spool as decorate
+from spooler import Spooler, concurrent, spool as decorate
 from spooler.channel import Channel, WorkerSettings
 from spooler.concurrent import ConcurrentWorker
 from spooler.handle import _DIRS
 from spooler.registry import REGISTRY
 from spooler.spooldir import SpoolDir
 from spooler.spooldir.claims import Claims
+from spooler.spooldir.signing import LARGE
 
-from ..helpers import open_files, wait_until
+from ..helpers import FakeClock, open_files, wait_until
 
 BACKENDS = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
@@ -38,7 +40,21 @@ def spool(tmp_path: Path, no_sync: None) -> Iterator[SpoolDir]:
 
 
 @pytest.fixture
-def registered() -> Iterator[list[str]]:
+def go() -> Event:
+    """Until it is set, tasks of the name ``long`` run."""
+    return Event()
+
+
+@pytest.fixture
+def still(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Have a run last as long as the test says, however slow the machine is."""
+    clock = FakeClock()
+    monkeypatch.setattr(concurrent, "CLOCK", clock)
+    return clock
+
+
+@pytest.fixture
+def registered(go: Event) -> Iterator[list[str]]:
     before = dict(REGISTRY._entries)
     done: list[str] = []
 
@@ -47,6 +63,12 @@ def registered() -> Iterator[list[str]]:
         await anyio.sleep(seconds)
         done.append(text)
         return text
+
+    @decorate(name="long")
+    async def long(text: str) -> None:
+        while not go.is_set():
+            await anyio.sleep(0.001)
+        done.append(text)
 
     @decorate(name="now")
     def now(text: str) -> None:
@@ -60,7 +82,8 @@ def registered() -> Iterator[list[str]]:
 class Play:
     """What the supervisor says, in a thread, while the worker works here."""
 
-    def __init__(self, spool: SpoolDir, **settings: Any) -> None:
+    def __init__(self, spool: SpoolDir, go: Event, **settings: Any) -> None:
+        self.go = go
         ours, theirs = socket.socketpair()
         self.sockets = ours, theirs
         self.channel = Channel(ours)
@@ -71,13 +94,17 @@ class Play:
         self.worker = ConcurrentWorker(Channel(theirs), claims, told)
 
     def run(self, script: Callable[["Play"], None]) -> list[str]:
-        """Work while a script goes on; drain after it; return all that was told."""
+        """Work while a script goes on; drain after it; return all that was told.
+
+        What is ``long`` ends after the script.
+        """
 
         def supervise() -> None:
             try:
                 script(self)
             finally:
                 self.channel.send(["!drain"])
+                self.go.set()
 
         thread = Thread(target=supervise)
         thread.start()
@@ -99,10 +126,10 @@ class Play:
 
 
 @pytest.fixture
-def play(spool: SpoolDir) -> Iterator[Callable[..., Play]]:
+def play(spool: SpoolDir, go: Event) -> Iterator[Callable[..., Play]]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
-    yield lambda **settings: Play(spool, **settings)
+    yield lambda **settings: Play(spool, go, **settings)
     signal.set_wakeup_fd(-1)
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
@@ -131,13 +158,20 @@ def test_what_is_done_is_told(
 
 
 def test_a_run_that_lasts_is_told_and_a_short_one_is_not(
-    spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+    spool: SpoolDir,
+    play: Callable[..., Play],
+    registered: list[str],
+    still: FakeClock,
 ) -> None:
-    long, short = (put(spool, "later", text="", seconds=s) for s in (0.2, 0.0))
+    long, short = (put(spool, task, text="") for task in ("long", "later"))
 
     def script(play: Play) -> None:
         play.channel.send([long, short])
-        play.wait(long, short)
+        play.wait(short)
+        still.advance(2 * concurrent.LONG)
+        play.wait(f"!run {long}")
+        play.go.set()
+        play.wait(long)
 
     lines = play().run(script)
     assert lines == [short, f"!run {long}", long, "!leave"]
@@ -146,12 +180,14 @@ def test_a_run_that_lasts_is_told_and_a_short_one_is_not(
 def test_what_cannot_begin_is_not_claimed_and_is_given_back(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    first, second = (put(spool, "later", text="", seconds=0.1) for _ in range(2))
+    first, second = (put(spool, "long", text="") for _ in range(2))
 
     def script(play: Play) -> None:
         play.channel.send([first, second])
         play.wait(f"!run {first}")
         assert spool.has(second)
+        play.channel.send(["!drain"])
+        play.wait("!leave")
 
     lines = play(async_concurrency=1).run(script)
     assert lines == [f"!run {first}", f"!back {second}", "!leave", first]
@@ -161,7 +197,7 @@ def test_what_cannot_begin_is_not_claimed_and_is_given_back(
 def test_a_name_that_comes_too_late_is_given_back(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    long, late = (put(spool, "later", text="", seconds=0.2) for _ in range(2))
+    long, late = (put(spool, "long", text="") for _ in range(2))
 
     def script(play: Play) -> None:
         play.channel.send([long])
@@ -175,6 +211,7 @@ def test_a_name_that_comes_too_late_is_given_back(
     assert spool.has(late)
 
 
+@pytest.mark.usefixtures("still")
 def test_a_limit_is_told_before_the_run(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
@@ -209,7 +246,7 @@ def test_a_run_that_is_cancelled_has_failed(
 def test_a_worker_without_a_supervisor_finishes_what_it_runs(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    path = put(spool, "later", text="done", seconds=0.1)
+    path = put(spool, "long", text="done")
 
     def script(play: Play) -> None:
         play.channel.send([path])
@@ -248,12 +285,13 @@ def test_the_limit_of_a_run_that_has_ended_is_over_when_the_next_begins(
 def test_a_name_that_is_handed_out_twice_is_told_once(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    path = put(spool, "later", text="", seconds=0.3)
+    path, last = put(spool, "long", text=""), put(spool, "later", text="")
 
     def script(play: Play) -> None:
         play.channel.send([path, path])
         play.wait(f"!run {path}")
-        play.channel.send([path])
+        play.channel.send([path, last])
+        play.wait(last)  # so it has heard of the other one while that ran
 
     lines = play().run(script)
     assert lines.count(path) == 1
@@ -264,7 +302,7 @@ def test_a_name_that_is_handed_out_twice_is_told_once(
 def test_a_worker_that_has_done_enough_asks_before_it_leaves(
     spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    long = put(spool, "later", text="long", seconds=0.5)
+    long = put(spool, "long", text="long")
     short = put(spool, "later", text="short")
 
     def script(play: Play) -> None:
@@ -280,3 +318,104 @@ def test_a_worker_that_has_done_enough_asks_before_it_leaves(
     lines = play(max_tasks=1).run(script)
     assert registered == ["short", "long"]
     assert lines.count("!recycle") == 1
+
+
+# -- large signed tasks -----------------------------------------------------------
+
+
+@pytest.fixture
+def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what is put be signed, and what is run be verified."""
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text("0123456789abcdef" * 4)
+    monkeypatch.setenv("SPOOLER_KEY_FILE", str(key))
+    _DIRS.clear()
+
+
+def put_large(spool: SpoolDir, task: str, size: int, /, **args: Any) -> str:
+    handle = Spooler(spool.path, durability="fast").put(task, args, body=bytes(size))
+    assert handle._name is not None
+    return f"{handle._name.folder}/{handle._name}"
+
+
+@BACKENDS
+@pytest.mark.parametrize("task", ["now", "later"])
+def test_a_large_signed_task_is_run_when_it_is_verified(
+    signing: None,
+    spool: SpoolDir,
+    play: Callable[..., Play],
+    registered: list[str],
+    backend: str,
+    task: str,
+) -> None:
+    paths = [put_large(spool, task, LARGE + 1, text=text) for text in "ab"]
+    bad = put_large(spool, task, LARGE + 1, text="c")
+    with open(Path(spool.path, bad), "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+
+    def script(play: Play) -> None:
+        play.channel.send([*paths, bad])
+        play.wait(*paths, bad)
+
+    made = play(async_backend=backend)
+    made.worker._claims._requires = True
+    made.run(script)
+    assert sorted(registered) == ["a", "b"]
+    assert Path(spool.path, "corrupt", Path(bad).name).exists()
+
+
+def test_a_task_that_is_killed_while_it_is_verified_is_not_run(
+    signing: None,
+    spool: SpoolDir,
+    play: Callable[..., Play],
+    registered: list[str],
+) -> None:
+    path = put_large(spool, "long", 64 << 20, text="large")
+    other = put(spool, "now", text="other")
+
+    def script(play: Play) -> None:
+        play.channel.send([path])
+        wait_until(lambda: not Path(spool.path, path).exists())
+        play.channel.send([f"!cancel {path}"])
+        play.wait(path)
+        play.channel.send([other])
+        play.wait(other)
+
+    play().run(script)
+    assert registered == ["other"]
+    why = Path(spool.path, "failed", Path(path).name.replace(".0.", ".1.", 1) + ".why")
+    assert json.loads(why.read_text())["reason"] == "killed"
+
+
+def test_a_large_task_that_cannot_be_opened_is_told_of(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    path = put_large(spool, "later", LARGE + 1, text="a")
+    Path(spool.path, path).unlink()
+    Path(spool.path, path).symlink_to("nowhere")
+
+    def script(play: Play) -> None:
+        play.channel.send([path])
+        play.wait(path)
+
+    play().run(script)
+    assert registered == []
+    assert Path(spool.path, "corrupt", Path(path).name).is_symlink()
+
+
+def test_more_large_tasks_are_not_begun_than_a_worker_may_run(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    paths = [put_large(spool, "later", LARGE + 1, text=str(n)) for n in range(5)]
+
+    def script(play: Play) -> None:
+        play.channel.send(paths)
+        play.wait("!leave")
+
+    lines = play(max_tasks=3).run(script)
+    assert sorted(registered) == ["0", "1", "2"]
+    assert {line for line in lines if line.startswith("!back")} == {
+        f"!back {path}" for path in paths[3:]
+    }

@@ -32,7 +32,7 @@ from spooler.errors import CorruptError, KeyFileError, UsageError
 from spooler.options import Follower
 from spooler.spooldir import SpoolDir, key_file, keys, signing, timers
 from spooler.spooldir.claims import Claims
-from spooler.spooldir.dropped import Dropped
+from spooler.spooldir.dropped import Dropped, NotDue
 from spooler.spooldir.editing import replace
 from spooler.spooldir.followers import stage
 from spooler.spooldir.quick import put_quickly
@@ -337,7 +337,7 @@ LARGE = json_file(b"".join(b"%09d\n" % n for n in range(10_000)))
 @settings(
     max_examples=300,
     deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=list(HealthCheck),
 )
 @given(
     data=st.sampled_from([json_file(b"the body"), lines_file(), LARGE]),
@@ -613,8 +613,9 @@ def test_followers_are_signed_if_their_parent_was(
 def test_what_was_dropped_is_copied_as_it_is(signing_spool: SpoolDir) -> None:
     name = make_name()
     data = b'{"task":"t","key":"a","id":"%s"}\n' % name.id.encode()
-    place(signing_spool, "5/dropped", data)
-    keys.adopt_copy(signing_spool, "5/dropped", name, "a", "skip")
+    file = place(signing_spool, "5/dropped", data)
+    with opened(file) as task:
+        keys.adopt_copy(signing_spool, "5/dropped", task, name, "a", "skip")
     assert tree(signing_spool)[path_of(name)] == data
 
 
@@ -725,6 +726,38 @@ def test_a_dropped_file_with_a_key_replaces_nothing_if_it_is_not_signed(
     place(signing_spool, "5/good", good)
     assert isinstance(requires.adopt("5", "good", finished=True), str)
     assert not set(before) & {p for p in tree(signing_spool) if p[0].isdigit()}
+
+
+def waiting(spool: SpoolDir) -> set[str]:
+    return {f"{folder}/{name}" for folder, name in spool.waiting()}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+def test_a_good_signature_lets_a_file_replace_the_task_of_another_user(
+    signing_spool: SpoolDir,
+) -> None:
+    real = real_clock()
+    Spooler(signing_spool.path).put("t", {}, key="a")
+    [mine] = waiting(signing_spool)
+    adopter = Dropped(signing_spool, {*OWNERS, 12345}, real)  # which does not insist
+
+    def drop(file: str, data: bytes) -> str | bool | NotDue:
+        os.chown(place(signing_spool, f"5/{file}", data), 12345, 12345)
+        real.advance(5)
+        return adopter.adopt("5", file, finished=True)
+
+    options = {"if_exists": "replace"}
+    forged = json_file(by="ab" * 32, key="a", options=options)
+    for data in (forged, b"{" + forged[forged.index(b'"task"') :]):
+        assert drop("evil", data) is False
+        assert waiting(signing_spool) == {mine}
+    good = drop("good", json_file(key="a", options=options, id=ID, at=1))
+    assert waiting(signing_spool) == {good}
+    # Its id would be another one than the one that was signed: no worker takes it.
+    Path(signing_spool.path, str(good)).unlink()
+    Spooler(signing_spool.path).put("t", {}, key="a", id=ID, at=1)
+    assert drop("again", json_file(key="a", options=options, id=ID, at=1)) is False
+    assert waiting(signing_spool) == {good}
 
 
 # -- edit -------------------------------------------------------------------------

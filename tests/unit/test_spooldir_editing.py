@@ -1,8 +1,10 @@
 """Put a file with another header in the place of a task that has not begun."""
 
+import ctypes
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,17 @@ from tests.helpers import NOW_US, ToldOS, make_name, path_of, put, tasks, tree
 
 from spooler.clock import CLOCK
 from spooler.errors import NotFoundError, UsageError
-from spooler.spooldir import SpoolDir, claims, control, editing, keys, repair, timers
+from spooler.spooldir import (
+    SpoolDir,
+    claims,
+    control,
+    editing,
+    exchange,
+    keys,
+    owner,
+    repair,
+    timers,
+)
 from spooler.spooldir.reading import TaskFile
 from spooler.spooldir.repair import Found
 from spooler.task import MINUTE_US, Name, State
@@ -20,6 +32,37 @@ HEAD = b'{"task":"t","args":{"a":1}}\n'
 NEW = b'{"task":"u","args":{"a":22222}}\n'
 BODY = b"body\0\n" * 1000
 LATER_US = NOW_US + 5 * MINUTE_US
+
+
+def refusing(code: int) -> Callable[..., int]:
+    """Return a renameat2 that fails."""
+
+    def renameat2(*_: object) -> int:
+        ctypes.set_errno(code)
+        return -1
+
+    return renameat2
+
+
+@pytest.fixture(params=["the file system", "the C library"])
+def no_exchange(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Have something that cannot exchange two files."""
+    by_file_system = request.param == "the file system"
+    made = refusing(errno.EINVAL) if by_file_system else None
+    monkeypatch.setattr(exchange, "_renameat2", made)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[str], object]) -> None:
+    """Have something happen to the task, at a path, just before the exchange."""
+
+    def both(root: int, one: str, other: str) -> bool:
+        monkeypatch.undo()
+        act(other)
+        return exchange.exchange(root, one, other)
+
+    monkeypatch.setattr(editing, "exchange", both)
 
 
 def found(spool: SpoolDir) -> Found:
@@ -134,6 +177,57 @@ def test_a_held_file_that_is_gone_is_no_task(spool: SpoolDir) -> None:
     assert whole(spool) == {}
 
 
+@pytest.mark.parametrize("state", [State.WAITING, State.HELD])
+def test_a_task_that_is_removed_in_that_instant_stays_removed(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, state: State
+) -> None:
+    there, task, name = begin(spool, state)
+    meanwhile(monkeypatch, lambda path: repair.remove(spool, found(spool)))
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {}
+
+
+def test_a_task_that_is_moved_in_that_instant_stays_as_it_is(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+    meanwhile(monkeypatch, lambda path: control.release(spool, there))
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {path_of(name): HEAD + BODY}
+
+
+def test_another_task_that_comes_there_in_that_instant_stays_as_it_is(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+
+    def swap(path: str) -> None:
+        control.release(spool, there)
+        Path(spool.path, path).write_bytes(b"another")
+
+    meanwhile(monkeypatch, swap)
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {path_of(name): HEAD + BODY, there.path: b"another"}
+
+
+def test_an_exchange_that_fails_leaves_the_task_as_it_was(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool)
+    monkeypatch.setattr(exchange, "_renameat2", refusing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {there.path: HEAD + BODY}
+
+
+@pytest.mark.usefixtures("no_exchange")
 def test_a_task_that_is_released_in_that_instant_is_there_once(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +254,7 @@ def test_what_runs_or_has_failed_is_refused(spool: SpoolDir) -> None:
     task.close()
 
 
+@pytest.mark.usefixtures("no_exchange")
 @pytest.mark.parametrize(
     ("call", "code"),
     [("write", errno.ENOSPC), ("fsync", errno.EIO), ("rename", errno.EIO)],
@@ -254,6 +349,7 @@ def test_a_key_goes_on_to_the_new_file(spool: SpoolDir) -> None:
     assert keys.put(spool, make_name(), [KEYED], "k", durable=False) is None
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_a_key_stays_with_the_old_file_after_an_error(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,6 +365,27 @@ def test_a_key_stays_with_the_old_file_after_an_error(
     assert os.stat(key).st_nlink == 2
 
 
+def test_a_key_is_free_if_its_task_is_removed_in_that_instant(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = put_keyed(spool)
+    meanwhile(monkeypatch, lambda path: Path(spool.path, path).unlink())
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    assert keys.put(spool, make_name(), [KEYED], "k", durable=False) is None
+
+
+def test_a_copy_is_still_the_task_of_whoever_put_it(spool: SpoolDir) -> None:
+    there, task, name = put_keyed(spool)
+    owner.mark(task.fd, 12345)
+    path = editing.replace(spool, there, task, NEW_KEYED, name)
+    task.close()
+    with open(Path(spool.path, path)) as file:
+        assert owner.sender_of(spool, file.fileno()) == 12345
+
+
+@pytest.mark.usefixtures("no_exchange")
 def test_a_key_stays_with_a_task_that_is_moved_away_in_that_instant(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,10 +2,11 @@
 
 import errno
 import fcntl
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -30,6 +31,7 @@ from spooler.options import IfExists, RunOptions
 from spooler.spooldir import SpoolDir, claims, dropped, files, keys, owner, root
 from spooler.spooldir.dropped import Dropped, NotDue
 from spooler.spooldir.keys import key_path
+from spooler.spooldir.reading import open_task
 from spooler.spooldir.recovery import sweep
 from spooler.spooldir.repair import kick, ls
 from spooler.task import Name, State, derived_id
@@ -641,6 +643,167 @@ def test_another_users_file_is_copied(
     copy = Path(spool.path, str(path))
     assert copy.read_bytes() == b"task=t\nkey=k\n\nbody"
     assert copy.stat().st_ino != inode
+
+
+# -- of others --------------------------------------------------------------------
+
+ALICE, BOB, SHOP = 12345, 12346, 12347
+OTHERS = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
+
+
+@pytest.fixture(params=["link", "copy"])
+def members(
+    request: pytest.FixtureRequest, spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[int, bytes], str | bool | NotDue]:
+    """Give what adopts the file of a user: as root does, or another daemon."""
+    if request.param == "copy":
+        monkeypatch.setattr(os, "geteuid", lambda: SHOP)
+
+    def adopt(uid: int, more: bytes = b"") -> str | bool | NotDue:
+        os.chown(drop(spool, more, f"5/{uid}"), uid, uid)
+        clock = real_clock()
+        clock.advance(5)
+        return Dropped(spool, {0, ALICE, BOB}, clock).adopt(
+            "5", str(uid), finished=True
+        )
+
+    return adopt
+
+
+def waiting(spool: SpoolDir) -> list[str]:
+    return sorted(f"{folder}/{name}" for folder, name in spool.waiting())
+
+
+def reasons(spool: SpoolDir) -> set[str]:
+    found = Path(spool.path, "corrupt").glob("*.why")
+    return {json.loads(path.read_text())["reason"] for path in found}
+
+
+def refusal(uid: int, of: int) -> str:
+    return (
+        f"is to replace a task with its key, which uid {uid} may not do: that is of uid"
+        f" {of}"
+    )
+
+
+@OTHERS
+def test_a_user_replaces_his_own_task_and_nobody_elses(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue]
+) -> None:
+    hers = members(ALICE)
+    assert members(BOB, REPLACE) is False
+    assert waiting(spool) == [hers]
+    assert reasons(spool) == {refusal(BOB, ALICE)}
+    later = members(ALICE, REPLACE + b"n=2\n")
+    assert later != hers
+    assert waiting(spool) == [later]
+    assert members(BOB) is False  # it is skipped
+    assert waiting(spool) == [later]
+    assert len(reasons(spool)) == 1
+
+
+@OTHERS
+def test_the_owner_of_a_spool_replaces_all_and_is_replaced_by_nobody(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue]
+) -> None:
+    mine = first(spool)
+    assert members(ALICE, REPLACE) is False
+    assert waiting(spool) == [path_of(mine)]
+    assert reasons(spool) == {refusal(ALICE, 0)}
+    Path(spool.path, path_of(mine)).unlink()
+    members(ALICE)
+    own = members(0, REPLACE)
+    assert waiting(spool) == [own]
+
+
+@OTHERS
+def test_a_key_that_is_kept_is_not_taken_over_either(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue]
+) -> None:
+    kept = b'options:={"unique_for":3600}\n'
+    Path(spool.path, str(members(ALICE, kept))).unlink()
+    assert members(BOB, REPLACE) is False
+    assert reasons(spool) == {refusal(BOB, ALICE)}
+    assert isinstance(members(ALICE, REPLACE), str)
+
+
+@OTHERS
+def test_nobody_says_on_his_own_file_that_it_is_of_another(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue]
+) -> None:
+    hers = Path(spool.path, str(members(ALICE)))
+    os.chown(hers, BOB, BOB)
+    os.setxattr(hers, owner.MARK, b"%d" % ALICE)
+    assert members(ALICE, REPLACE) is False
+    assert reasons(spool) == {refusal(ALICE, BOB)}
+
+
+@OTHERS
+def test_a_copy_of_which_nothing_is_said_is_the_daemons(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, told: ToldOS
+) -> None:
+    monkeypatch.setattr(told, "geteuid", lambda: SHOP, raising=False)
+    told.fail("setxattr", errno.EOPNOTSUPP)
+    clock = real_clock()
+    clock.advance(5)
+    adopter = Dropped(spool, {0, ALICE}, clock)
+    for more in (b"", REPLACE):
+        os.chown(drop(spool, more), ALICE, ALICE)
+        adopter.adopt("5", "dropped", finished=True)
+    assert len(waiting(spool)) == 1
+    assert reasons(spool) == {refusal(ALICE, 0)}
+
+
+def test_what_was_read_is_copied_whatever_has_its_name(spool: SpoolDir) -> None:
+    file = drop(spool, b"n=1\n")
+    name = make_name()
+    with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
+        with file.open("ab") as more:
+            more.write(b"n=2\n")
+        drop(spool, b"n=3\n", "5/other").rename(file)
+        keys.adopt_copy(spool, "5/dropped", task, name, "k", "skip")
+    assert tasks(spool) == {
+        path_of(name): b"task=t\nkey=k\nn=1\n",
+        "5/dropped": b"task=t\nkey=k\nn=3\n",
+    }
+
+
+def test_what_was_read_is_linked_whatever_has_its_name(
+    spool: SpoolDir, told: ToldOS
+) -> None:
+    file, real = drop(spool), told.link
+
+    def link(*args: object, **kwargs: object) -> None:
+        file.rename(f"{spool.path}/5/aside")
+        drop(spool, b"n=2\n")
+        real(*args, **kwargs)
+
+    vars(told)["link"] = link
+    adopter(spool)("5/dropped")
+    assert Path(spool.path, KEY).read_bytes() == b"task=t\nkey=k\n"
+
+
+def test_a_file_that_is_swapped_before_it_is_locked_is_left(
+    spool: SpoolDir, told: ToldOS
+) -> None:
+    first(spool)
+    file = drop(spool, REPLACE)
+    real, opened = told.open, []
+
+    def swap(path: str, *args: object, **kwargs: object) -> int:
+        opened.append(path)
+        if opened.count("5/dropped") == 2:  # to find out who writes; and to lock it
+            os.rename(file, f"{spool.path}/5/aside")
+            drop(spool, REPLACE + b"n=2\n")
+            fd = real(path, *args, **kwargs)
+            os.rename(f"{spool.path}/5/aside", file)
+            return int(fd)
+        return int(real(path, *args, **kwargs))
+
+    vars(told)["open"] = swap
+    before = tasks(spool)
+    assert adopter(spool)("5/dropped") is False
+    assert tasks(spool) == before
 
 
 def test_an_operators_move_is_not_asked_for_its_key(spool: SpoolDir) -> None:

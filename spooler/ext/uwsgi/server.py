@@ -26,6 +26,8 @@ from ...logs import escape
 from ...packet import HEAD
 from ...sending import KEEPS_BODIES, PING, REFUSED, SPOOL, STORED
 from ...spooldir import SpoolDir
+from ...spooldir.keys import Sender
+from ...spooldir.owner import NOBODY
 from .listening import Listener, is_loopback, listen, name_of
 from .receiving import (
     HEADER_MAX,
@@ -147,7 +149,8 @@ class Server:
             self.close()
             raise
         for address in self.addresses:
-            log.info("listen socket=%s secret=%s", address, self._said_of_secret())
+            secret = "no" if self.secrets is None else "yes"
+            log.info("listen socket=%s secret=%s", address, secret)
             if not address.path and not is_loopback(address.host):
                 log.warning(
                     "insecure socket=%s: other machines can reach it, and %s",
@@ -156,9 +159,6 @@ class Server:
                     if self.secrets
                     else "have tasks run here, without --socket-secret-file",
                 )
-
-    def _said_of_secret(self) -> str:
-        return "no" if self.secrets is None else "yes"
 
     @property
     def addresses(self) -> list[Address]:
@@ -369,11 +369,14 @@ class _Connection:
         if packet.file == b"":
             most = min(packet.length, HEADER_MAX + 1)
             first = b"".join(self._body(most))
-        trusted = server.secrets is not None or self._is_ours()
+        peer = self._peer_uid()
+        trusted = server.secrets is not None or peer in (0, os.geteuid())
+        # A signature is verified at the end of the chunks, before anything is replaced.
+        sender = None if trusted else Sender(peer, lambda: server.rules.signed)
         with server.planning:  # one at a time, since it takes memory
             made = plan(packet, first, server.rules, trusted=trusted)
         chunks = self._chunks(packet, made, spool, len(first))
-        server.spools.store(spool, made, chunks)
+        server.spools.store(spool, made, chunks, sender)
         task = (made.name.id, escape(made.name.task), self.peer)
         log.debug("receive task=%s name=%s peer=%s", *task)
         self._answer(STORED)
@@ -419,13 +422,13 @@ class _Connection:
                 each.update(piece)
             yield piece
 
-    def _is_ours(self) -> bool:
-        """Tell whether it is the daemon's user, or root, at a UNIX socket."""
+    def _peer_uid(self) -> int:
+        """Return who is at the other end of a UNIX socket, else ``NOBODY``."""
         if self._line.family != socket.AF_UNIX:
-            return False
+            return NOBODY
         size = struct.calcsize("3i")
         told = self._line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return struct.unpack("3i", told)[1] in (0, os.geteuid())
+        return int(struct.unpack("3i", told)[1])
 
     # -- bytes ------------------------------------------------------------------
 

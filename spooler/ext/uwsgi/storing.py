@@ -11,6 +11,7 @@ from typing import Final
 from ...clock import CLOCK
 from ...errors import SpoolerError, SpoolFull
 from ...spooldir import SpoolDir, keys
+from ...spooldir.keys import Sender
 from ...spooldir.room import Room, check_room, free_space
 from ...task import Name
 from .receiving import Plan, Refused
@@ -68,19 +69,26 @@ class Spools:
         if least is not None and (left := free_space(spool)[0] - coming) < least:
             raise SpoolFull(spool.path, "min_free", least, max(0, left))
 
-    def store(self, spool: SpoolDir, made: Plan, chunks: Iterator[bytes]) -> None:
+    def store(
+        self,
+        spool: SpoolDir,
+        made: Plan,
+        chunks: Iterator[bytes],
+        sender: Sender | None = None,
+    ) -> None:
         """Put a task. When it returns the task is stored, and synced.
 
         Args:
             chunks: The bytes of its file. They are read to their end in any case, since
                 whether it may be stored is known only there.
+            sender: As for ``keys.put``.
 
         Raises:
             Refused: It cannot be.
         """
         try:
             check_room(spool, CLOCK.now_us())
-            there = _put(spool, made, chunks)
+            there = _put(spool, made, chunks, sender)
             if there is None:
                 return
             for _ in chunks:
@@ -92,7 +100,9 @@ class Spools:
             raise Refused(f"cannot store it: {error}") from None
 
 
-def _put(spool: SpoolDir, made: Plan, chunks: Iterator[bytes]) -> Name | None:
+def _put(
+    spool: SpoolDir, made: Plan, chunks: Iterator[bytes], sender: Sender | None
+) -> Name | None:
     """Put a task; return the name of that which is there instead, or None."""
     name, header = made.name, made.header
     try:
@@ -100,7 +110,8 @@ def _put(spool: SpoolDir, made: Plan, chunks: Iterator[bytes]) -> Name | None:
             spool.put(name, chunks)
             return None
         policy = None if header.options is None else header.options.if_exists
-        return keys.put(spool, name, chunks, header.key, policy or "skip")
+        wanted = (header.key, policy or "skip")
+        return keys.put(spool, name, chunks, *wanted, sender=sender)
     except FileExistsError:
         if not spool.has(f"{name.folder}/{name}"):
             raise  # only a hidden one, whose connection may break off
