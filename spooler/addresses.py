@@ -53,14 +53,13 @@ def find_address(text: str) -> Address | None:
     if match is not None:
         port = int(match[2])
         return Address(match[1].strip("[]") or LOOPBACK, port) if _fits(port) else None
-    path = os.path.abspath(text)
     try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+        is_socket = stat.S_ISSOCK(os.stat(text).st_mode)
     except OSError:
         is_socket = text.endswith(_SUFFIX)
     except ValueError:  # a NUL
         return None
-    return Address(path=path) if is_socket else None
+    return Address(path=os.path.abspath(text)) if is_socket else None
 
 
 def _fits(port: int) -> bool:

@@ -13,7 +13,6 @@ from typing import (
     overload,
 )
 
-from .addresses import find_address
 from .arguments import Arguments
 from .entries import make_entry
 from .errors import ArgumentsError, UsageError
@@ -26,9 +25,9 @@ from .putting import (
     PutOptions,
     check_durability,
     default_path,
+    find_spool,
 )
 from .registry import REGISTRY, Kind
-from .remote import RemoteHandle
 from .schedule import CronLine, Schedule, from_uwsgi, interval
 from .task import check_task_name, is_id
 from .tasks import (
@@ -58,14 +57,7 @@ class Spooler:
         *,
         durability: Durability = "safe",
     ) -> None:
-        self._dir: str | None = None
-        self._remote: str | None = None
-        if dir is not None:
-            address = find_address(os.fspath(dir))
-            if address is None:
-                self._dir = os.path.abspath(os.fspath(dir))
-            else:
-                self._remote = str(address)
+        self._dir, self._remote = (None, None) if dir is None else find_spool(dir)
         self.durability: Durability = check_durability(durability)
 
     def __repr__(self) -> str:
@@ -170,8 +162,11 @@ class Spooler:
             raise UsageError(
                 f"id={task_id!r:.80} cannot be: it is 16 hex digits, lower case"
             )
-        kind = Handle if self._remote is None else RemoteHandle
-        return kind(task_id, "", self.path, None)
+        if self._remote is None:
+            return Handle(task_id, "", self.path, None)
+        from .remote import RemoteHandle  # noqa: PLC0415 (few need it)
+
+        return RemoteHandle(task_id, "", self._remote, None)
 
     # -- decorators -------------------------------------------------------------
 

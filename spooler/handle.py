@@ -22,7 +22,13 @@ def spool_dir(path: str) -> SpoolDir:
     try:
         return _DIRS[path]
     except KeyError:
-        return _DIRS.setdefault(path, SpoolDir(path))
+        spool = SpoolDir(path)
+        return _DIRS.setdefault(spool.path, spool)
+
+
+def is_open(path: str) -> bool:
+    """Tell whether this process has used the spool at a path."""
+    return path in _DIRS
 
 
 class Handle(msgspec.Struct, frozen=True):

@@ -6,9 +6,11 @@ Importing this loads the standard library and msgspec; waiting loads more.
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, BinaryIO, Final, overload
+
+from msgspec.structs import replace
 
 from .clock import CLOCK
 from .errors import ArgumentsError, NotFoundError, UsageError

@@ -6,21 +6,19 @@ Importing this loads the standard library and msgspec, nothing else.
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 import msgspec
 
-from .addresses import parse_address
+from .addresses import find_address, parse_address
 from .clock import CLOCK
 from .codec import SHORT, around, encode
 from .errors import DuplicateError, UsageError
-from .handle import Handle, spool_dir
+from .handle import Handle, is_open, spool_dir
 from .moments import parse_at
 from .options import MAX_KEY, NO_OPTIONS, Follower, RunOptions, check_key
 from .packet import encode_packet
-from .remote import RemoteHandle, packed
 from .spooldir import SpoolDir, keys
 from .spooldir.body import Body, pieces
 from .spooldir.quick import put_quickly
@@ -44,12 +42,11 @@ DEFAULT_DIR: Final = "./spool"
 """Where tasks go if nothing else says so."""
 
 
-@dataclass(frozen=True, slots=True)
-class PutOptions:
+class PutOptions(msgspec.Struct, frozen=True):
     """How a task is put. What is None comes from the function, then the spool.
 
     Attributes:
-        spool: The spool's path.
+        spool: The spool's path, absolute.
         id: 16 hex digits, to choose the task's id.
         key: At most one task of this name with this key waits or runs.
         keeps: Whether the function's decorator says that results are kept.
@@ -71,8 +68,7 @@ class PutOptions:
     outbox: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A task that could be put: what ``Task.call`` and ``Spooler.call`` return.
 
     It is given to ``then=``, to ``on_failure=`` and to ``spool_many``.
@@ -238,8 +234,7 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
     )
     run = options.run
     key = _check_key(options)
-    path = os.path.abspath(options.spool) if options.spool else default_path()
-    spool = spool_dir(path)
+    spool = spool_dir(options.spool) if options.spool else default_spool()
     head = encode(
         task,
         args,
@@ -264,7 +259,7 @@ def put(task: str, args: bytes, options: PutOptions) -> Handle:
                 raise DuplicateError(there.id, key)
             name = there or name
     keeps = options.keeps or run.keep_result is not None
-    return Handle(name.id, task, path, name, _keeps=keeps)
+    return Handle(name.id, task, spool.path, name, _keeps=keeps)
 
 
 def _put_elsewhere(task: str, args: bytes, options: PutOptions) -> Handle:
@@ -274,6 +269,8 @@ def _put_elsewhere(task: str, args: bytes, options: PutOptions) -> Handle:
         UsageError, SpoolUnreachable, SpoolRefused: As for ``put``.
         OSError: From the file system.
     """
+    from .remote import RemoteHandle, packed  # noqa: PLC0415 (few need it)
+
     address = options.remote
     if address is None:
         raise UsageError("outbox= needs spooler= with the address of a socket")
@@ -300,7 +297,7 @@ def _put_elsewhere(task: str, args: bytes, options: PutOptions) -> Handle:
     pairs, body = packed(task, args, file, due=due, priority=priority)
     if options.outbox:
         return put_outbox(address, pairs, body, options, task=task, task_id=task_id)
-    from .sending import send  # noqa: PLC0415 (few need it)
+    from .sending import send  # noqa: PLC0415 (as above)
 
     send(address, pairs, body)
     return RemoteHandle(task_id, task, address, None)
@@ -403,6 +400,14 @@ def _check_id(value: str) -> str:
     if not is_id(value):
         raise UsageError(f"id={value!r} cannot be: it takes 16 hex digits, lower case")
     return value
+
+
+def find_spool(given: str | os.PathLike[str]) -> tuple[str | None, str | None]:
+    """Return where a spool is: its absolute path, or the address of its socket."""
+    text = os.fspath(given)
+    path = os.path.abspath(text)
+    address = None if is_open(path) else find_address(text)
+    return (path, None) if address is None else (None, str(address))
 
 
 def default_path() -> str:

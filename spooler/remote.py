@@ -5,7 +5,7 @@ file that it is to become, so that nothing of it is lost where spoold takes it.
 Specification: docs/reference/network.md.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -31,8 +31,8 @@ _RESERVED: Final = frozenset(
         *(TASK_KEY, LENGTH_KEY, AUTH_KEY),
     }
 )
-_ROOM: Final = bytes(200)
-"""As much as the pairs take that are added when it is sent."""
+_ADDED: Final = {b"-": bytes(200)}
+"""As much as the pairs take that are added when a packet is sent."""
 
 
 class RemoteHandle(Handle, frozen=True):
@@ -94,11 +94,18 @@ def packed(
     if priority is not None:
         pairs[b"priority"] = b"%d" % priority
     pairs[TASK_KEY] = header + newline
-    try:
-        encode_packet({**pairs, b"-": _ROOM})
-    except PacketTooLargeError:
+    if not fits(pairs):
         return {b"ud_spool_func": task.encode(), TASK_KEY: b""}, file
     return pairs, body
+
+
+def fits(pairs: Mapping[bytes, bytes]) -> bool:
+    """Tell whether pairs can be sent as a packet, with those that are added then."""
+    try:
+        encode_packet({**pairs, **_ADDED})
+    except PacketTooLargeError:
+        return False
+    return True
 
 
 def _plain(task: str, args: bytes) -> dict[bytes, bytes]:

@@ -3,17 +3,14 @@
 Importing this loads the standard library and msgspec, nothing else.
 """
 
-import dataclasses
 import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final, Generic, ParamSpec, TypedDict, TypeVar, Unpack
 
-import msgspec
+from msgspec.structs import replace
 
-from .addresses import find_address
 from .arguments import BodyKind
 from .errors import ArgumentsError, UsageError
 from .filling import fill
@@ -30,6 +27,7 @@ from .putting import (
     PutOptions,
     can_be_prepared,
     expires_for_file,
+    find_spool,
 )
 from .registry import Entry
 from .spooldir.body import Body
@@ -40,9 +38,9 @@ R = TypeVar("R")
 
 _MAGIC: Final = frozenset({"at", "priority", "body", "spooler"})
 _PLAIN_OPTIONS: Final = frozenset(
-    field.name
-    for field in dataclasses.fields(PutOptions)
-    if field.name not in ("run", "keeps", "remote")
+    name
+    for name in PutOptions.__struct_fields__
+    if name not in ("run", "keeps", "remote")
 )
 
 
@@ -285,7 +283,7 @@ class Task(Generic[P, R]):
             values |= self._entry.arguments.decode(raw)
             key = fill("key", self._entry.key, values)
         if own.if_exists is not None or own.unique_for is not None:
-            run = msgspec.structs.replace(
+            run = replace(
                 run,
                 if_exists=run.if_exists or own.if_exists,
                 unique_for=run.unique_for or own.unique_for,
@@ -358,15 +356,13 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
         UsageError: One of them cannot be.
     """
     spooler = given.pop("spooler", None)
-    if spooler is not None:
-        where = os.fspath(spooler)
-        address = find_address(where)
-        if address is None:
-            given["spool"] = os.path.abspath(where)
-        base = replace(base, remote=None if address is None else str(address))
-        if given.get("durability") is None:  # a Spooler has one of its own
-            given["durability"] = getattr(spooler, "durability", None)
     given = {key: value for key, value in given.items() if value is not None}
+    if spooler is not None:
+        spool, remote = find_spool(spooler)
+        durability = getattr(spooler, "durability", base.durability)
+        base = replace(
+            base, spool=spool or base.spool, remote=remote, durability=durability
+        )
     if not given.keys() <= _PLAIN_OPTIONS:
         spool = given.get("spool", base.spool)
         for name in ("then", "on_failure"):
@@ -376,4 +372,4 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
         given["run"] = over(run_options(given), base.run)
         if unknown := given.keys() - _PLAIN_OPTIONS - {"run"}:
             raise UsageError(f"there is no option {min(unknown)!r} for a put")
-    return replace(base, **given)
+    return replace(base, **given) if given else base

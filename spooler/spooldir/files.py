@@ -146,29 +146,31 @@ def write_new(
         mtime_us: Its modification time, in µs since the epoch; None for now.
         durable: Sync it; else a power cut may leave it empty.
     """
-    file = (root, hidden, path, data, owner, mtime_us)
+    file = (root, hidden, path, (data,), owner, mtime_us)
     if durable:
-        insist(root, lambda: _write_new(*file, durable=True))
+        insist(root, lambda: write_chunks(*file))
     else:
-        _write_new(*file, durable=False)
+        write_chunks(*file, durable=False)
 
 
-def _write_new(
+def write_chunks(
     root: int,
     hidden: str,
     path: str,
-    data: bytes,
-    owner: tuple[int, int] | None,
-    mtime_us: int | None,
+    chunks: Iterable[bytes],
+    owner: tuple[int, int] | None = None,
+    mtime_us: int | None = None,
     *,
-    durable: bool,
+    durable: bool = True,
 ) -> None:
+    """Do what ``write_new`` does, in pieces of any size and without the reserve."""
     fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=root)
     try:
         try:
             if owner is not None:
                 os.fchown(fd, *owner)
-            write_all(fd, data)
+            for chunk in chunks:
+                write_all(fd, chunk)
             if mtime_us is not None:
                 os.utime(fd, ns=(mtime_us * 1000, mtime_us * 1000))
             if durable:

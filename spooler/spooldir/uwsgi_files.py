@@ -18,7 +18,7 @@ from typing import Final
 from ..clock import CLOCK
 from ..errors import SpoolUncertain, UsageError
 from ..task import MAX_PRIORITY
-from .files import DIR_FLAGS, NEW_FLAGS, sync_directory, write_all
+from .files import DIR_FLAGS, sync_directory, write_chunks
 from .reading import READ_FLAGS
 
 PREFIX: Final = "uwsgi_spoolfile_on_"
@@ -125,28 +125,28 @@ def write(
     folder = number_of(priority) if priority else "."
     if folder is None:
         raise UsageError(f"priority={priority!a:.80} cannot be: uWSGI takes digits")
-    seconds = _seconds(at)
+    at_us = _modified_us(at)
     path = os.path.realpath(directory)
     root = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         file = _new_name() if folder == "." else f"{folder}/{_new_name()}"
         if folder != ".":
             _make_folder(root, folder)
-        _write(root, file, chunks, seconds)
+        _write(root, file, chunks, at_us)
     finally:
         os.close(root)
     return f"{path}/{file}"
 
 
-def _seconds(at: float | None) -> int | None:
-    """Return the modification time that uWSGI would give a file."""
+def _modified_us(at: float | None) -> int | None:
+    """Return the modification time that uWSGI would give a file, in µs."""
     try:
         seconds = int(at or 0)
     except (ValueError, OverflowError):
         seconds = 1 << 63
     if seconds >= 1 << 33:  # beyond what small file systems can keep, too
         raise UsageError(f"at={at} cannot be: it takes seconds since the epoch")
-    return seconds if seconds > 0 else None
+    return seconds * 1_000_000 if seconds > 0 else None
 
 
 def _new_name() -> str:
@@ -175,28 +175,11 @@ def owner_of(root: int) -> tuple[int, int] | None:
     return (status.st_uid, status.st_gid) if is_foreign else None
 
 
-def _write(root: int, file: str, chunks: Iterable[bytes], at: int | None) -> None:
+def _write(root: int, file: str, chunks: Iterable[bytes], at_us: int | None) -> None:
     folder, _, name = file.rpartition("/")
     hidden = f"{folder or '.'}/.{name}"
-    fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=root)
-    try:
-        try:
-            owner = owner_of(root)
-            if owner is not None:
-                os.fchown(fd, *owner)
-            for chunk in chunks:
-                write_all(fd, chunk)
-            if at is not None:
-                os.utime(fd, (at, at))
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        # Such names do not occur twice: nothing is overwritten.
-        os.rename(hidden, file, src_dir_fd=root, dst_dir_fd=root)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(hidden, dir_fd=root)
-        raise
+    # Such names do not occur twice: nothing is overwritten.
+    write_chunks(root, hidden, file, chunks, owner_of(root), at_us)
     try:
         sync_directory(folder or ".", dir_fd=root)
     except OSError as error:

@@ -7,7 +7,8 @@ due as a worker does; ``advance`` moves the clock. For pytest there is the fixtu
 """
 
 import os
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import TracebackType
@@ -35,6 +36,8 @@ from ..spooldir.recovery import ProcessLock, process_name
 from ..task import Claim, Name, State
 
 _Put = Callable[[str, bytes, PutOptions], Handle]
+_PutInto = Callable[[str, Mapping[bytes, bytes], bytes], str]
+_PutUwsgi = Callable[[dict[bytes, bytes], bytes], str]
 
 RUNS_MAX: Final = 10_000
 """Runs after which ``run`` takes a spool for one that never gets empty."""
@@ -273,6 +276,9 @@ class LocalSpool:
         for module in (putting, many):
             self._replace(module, "put", here)
         self._replace(Prepared, "put", lambda it, args: here(it.task, args, it.options))
+        uwsgi = sys.modules.get("spooler.ext.uwsgi.spooling")
+        if uwsgi is not None:
+            self._replace(uwsgi, "put", self._put_uwsgi_here(uwsgi.put_into))
         before = os.environ.get("SPOOL_DIR")
         self._undo.append(lambda: _set_spool_dir(before))
         _set_spool_dir(self.path)
@@ -300,13 +306,26 @@ class LocalSpool:
 
     def _put_here(self, real: _Put) -> _Put:
         def put(task: str, args: bytes, options: PutOptions) -> Handle:
-            here = replace(options, spool=self.path, remote=None, outbox=False)
+            here = msgspec.structs.replace(
+                options, spool=self.path, remote=None, outbox=False
+            )
             handle = real(task, args, here)
-            if self.immediate and not self._running:
-                self.run()
+            self._has_put()
             return handle
 
         return put
+
+    def _put_uwsgi_here(self, real: _PutInto) -> _PutUwsgi:
+        def put(pairs: dict[bytes, bytes], body: bytes) -> str:
+            path = real(self.path, pairs, body)
+            self._has_put()
+            return path
+
+        return put
+
+    def _has_put(self) -> None:
+        if self.immediate and not self._running:
+            self.run()
 
 
 def _set_spool_dir(path: str | None) -> None:

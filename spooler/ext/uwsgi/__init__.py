@@ -42,7 +42,7 @@ def install(
 
     Args:
         dirs: The spools, or one, whether they are served here or not; the first is the
-            default one. None: ``$SPOOL_DIR``, else ``./spool``, at each put.
+            default one. Without any, ``$SPOOL_DIR``, else ``./spool``, at each put.
         files: ``uwsgi.spool`` writes uWSGI's own files, for a uWSGI that runs on the
             same directory.
         daemon: The pid of the ``spoold`` that this process belongs to; 0 for none.

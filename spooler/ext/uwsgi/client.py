@@ -1,23 +1,16 @@
-"""Send packets to sockets, as applications of uWSGI do.
-
-``send`` is what the Python API uses too; ``put_elsewhere`` and ``send_message`` are for
-the module ``uwsgi``.
-"""
+"""Send packets to sockets, as applications of uWSGI do."""
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 from ...addresses import find_address
 from ...codec import encode, packet_task
-from ...errors import PacketTooLargeError, UsageError
-from ...packet import encode_large, encode_packet
+from ...errors import UsageError
+from ...packet import encode_large
 from ...putting import PutOptions, put_outbox
-from ...remote import TASK_KEY
+from ...remote import TASK_KEY, fits
 from ...sending import SPOOL, TIMEOUT, send
-
-__all__ = ["Answer", "put_elsewhere", "send", "send_message"]
 
 _NO: Final = frozenset({b"", b"0", b"False", b"false", b"None"})
 
@@ -49,13 +42,13 @@ def put_elsewhere(pairs: Mapping[bytes, bytes], body: bytes, here: str) -> bytes
         SpoolUnreachable, SpoolRefused: It could not be sent.
         UsageError, SpoolFull, SpoolUncertain, OSError: It could not be put here.
     """
-    address = find_address(os.fsdecode(pairs.get(b"spooler", b"")) or ".")
+    where = pairs.get(b"spooler")
+    address = find_address(os.fsdecode(where)) if where else None
     if address is None:
         return None
     to = {key: value for key, value in pairs.items() if key != b"spooler"}
     later = to.pop(b"outbox", b"") not in _NO
-    with suppress(PacketTooLargeError):
-        encode_packet({**to, b"-": bytes(200)})  # as much as is added
+    if fits(to):
         return _send(str(address), to, body, here, packet_task(to), later=later)
     # Too large: as the file that it is to become.
     large, task = encode_large(to), packet_task(to)

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import msgspec
 
+from ... import putting
 from ...arguments import Arguments
 from ...clock import CLOCK
 from ...errors import SpoolerError, UsageError
 from ...local_zone import local_zone
-from ...putting import PutOptions, put
+from ...putting import PutOptions
 from ...registry import REGISTRY, Entry, Kind
 from ...retry import RetryOptions
 from ...schedule import CronLine, Interval, Schedule
@@ -94,7 +95,7 @@ def _put(found: Later, due_us: int, task_id: str | None) -> None:
     )
     task = COUNTED if found.left else ENDLESS
     try:
-        put(task, msgspec.json.encode(found), options)
+        putting.put(task, msgspec.json.encode(found), options)
     except SpoolerError as error:
         raise ValueError(f"unable to add timer: {error}") from error
 

@@ -3,7 +3,6 @@
 Where uWSGI counts its web workers, there are none, as in one that has only spoolers.
 """
 
-import ctypes
 import logging
 import os
 import signal
@@ -15,7 +14,6 @@ from . import spooling
 from .state import STATE
 
 _PR_SET_NAME: Final = 15
-_prctl: Final[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +55,9 @@ def micros() -> int:
 
 def setprocname(name: str, /) -> None:
     """Name this process, as ``ps -o comm`` shows it."""
-    _prctl(_PR_SET_NAME, os.fsencode(name)[:15])
+    from ctypes import CDLL  # noqa: PLC0415 (few need it)
+
+    CDLL(None).prctl(_PR_SET_NAME, os.fsencode(name)[:15])
 
 
 def ready() -> bool | None:

@@ -302,7 +302,7 @@ def _check(
     if packet.file is None:
         pickled = any(key.encode() in packet.pairs for key in _PICKLES)
     else:
-        args = msgspec.json.decode(bytes(header.args or b"{}"))  # type: ignore[arg-type]
+        args = msgspec.json.decode(bytes(header.args or b"{}"))  # type: ignore[arg-type]  # of JSON: bytes
         pickled = header.pairs is not None or _may_be_pickled(args, header.options)
     if pickled:
         raise Refused("pickled arguments are taken only from those who know the secret")

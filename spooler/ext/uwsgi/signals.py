@@ -18,13 +18,14 @@ from typing import Final
 
 import msgspec
 
+from ... import putting
 from ...clock import CLOCK
 from ...entries import make_entry
 from ...errors import SpoolerError, UsageError
 from ...handle import spool_dir
 from ...local_zone import local_zone, zone_of
 from ...logs import escape
-from ...putting import PutOptions, put
+from ...putting import PutOptions
 from ...registry import REGISTRY, Kind
 from ...run import running
 from ...schedule import MIN_INTERVAL, CronLine, Interval, Schedule, from_uwsgi
@@ -134,7 +135,7 @@ def signal(signum: int, remote: str | None = None, /) -> None:
     spool = STATE.spools[0] if known is None or known.spool is None else known.spool
     options = PutOptions(spool=spool, durability="fast")
     try:
-        put(f"{OWN}signal.{number}", msgspec.json.encode({"to": to}), options)
+        putting.put(f"{OWN}signal.{number}", msgspec.json.encode({"to": to}), options)
     except SpoolerError as error:
         raise ValueError(f"unable to raise signal {number}: {error}") from error
 
@@ -144,7 +145,7 @@ _RAISE: Final = 110
 
 
 def _raise_there(number: int, remote: str) -> None:
-    from .client import send  # noqa: PLC0415 (few need it)
+    from ...sending import send  # noqa: PLC0415 (few need it)
 
     answer = send(remote, {}, modifier1=_RAISE, modifier2=number)
     if len(answer) < 4:
@@ -257,6 +258,11 @@ def add_cron(
         return True
     # Of a greater number than there are minutes 0 is the only multiple, as of 60.
     fields = [max(value, low) for value, low in zip(given, _LEAST, strict=True)]
+    if fields[2] >= 0 and fields[4] >= 0:  # one of them is enough
+        if not 1 <= fields[2] <= 31:
+            fields[2] = -1
+        elif fields[4] > 7:
+            fields[4] = -1
     weekday = None
     if fields[2] < -1 and fields[4] >= 0:  # both must match: no cron line says that
         weekday, fields[4] = fields[4] % 7, -1

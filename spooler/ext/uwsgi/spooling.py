@@ -23,16 +23,11 @@ from ...spooldir.recovery import is_alive, processes
 from ...spooldir.reports import read_json
 from ...spooldir.room import check_room
 from ...spooldir.taking_over import take_over
-from ...task import MAX_PRIORITY, Name
+from ...spooldir.uwsgi_files import REST, is_uwsgi_name
+from ...task import Name
 from .client import put_elsewhere
 from .pairs import OWN, Variables, variables
 from .state import DEFAULT_FREQUENCY, STATE
-
-THE_REST: Final = MAX_PRIORITY
-"""The priority of a task that names none: uWSGI runs it after all that do."""
-
-FILE: Final = "uwsgi_spoolfile_on_"
-"""What the names of uWSGI's files begin with."""
 
 _SEEN: Final[set[str]] = set()
 """Directories that are spools, as far as is known here."""
@@ -61,7 +56,7 @@ def spool(*args: Any, **kwargs: Any) -> bytes:
         body = b""
     pairs = dict(_bytes(given.items()))
     try:
-        return os.fsencode(_put(pairs, body))
+        return os.fsencode(put(pairs, body))
     except (SpoolerError, OSError, ValueError, OverflowError) as error:
         raise ValueError(f"unable to spool job: {error}") from None
 
@@ -80,8 +75,8 @@ def _bytes(items: Iterable[tuple[object, object]]) -> Iterator[tuple[bytes, byte
             raise ValueError(_NO_BYTES) from None
 
 
-def _put(pairs: dict[bytes, bytes], body: bytes) -> str:
-    """Put a task where its pairs say; return its path.
+def put(pairs: dict[bytes, bytes], body: bytes) -> str:
+    """Put a task where its pairs say; return its path, or the address of a socket.
 
     Raises:
         SpoolerError, ValueError: Something in it cannot be.
@@ -90,30 +85,30 @@ def _put(pairs: dict[bytes, bytes], body: bytes) -> str:
     sent = put_elsewhere(pairs, body, STATE.spools[0])
     if sent is not None:
         return os.fsdecode(sent)
-    priority = _priority(pairs.get(b"priority", b""))
-    at = _at(pairs.get(b"at", b""))
     path = _spool_of(pairs.get(b"spooler", b""))
-    if STATE.files:
-        from .files import write_file  # noqa: PLC0415 (beside a uWSGI only)
+    if not STATE.files:
+        return put_into(path, pairs, body)
+    from .files import write_file  # noqa: PLC0415 (beside a uWSGI only)
 
-        number = None if priority is None else str(priority)
-        return write_file(path, pairs, body, priority=number, at=at)
-    return _put_native(path, pairs, body, priority, at)
+    priority, at = _priority(pairs), _at(pairs)
+    number = None if priority is None else str(priority)
+    return write_file(path, pairs, body, priority=number, at=at)
 
 
-def _put_native(
-    path: str,
-    pairs: Mapping[bytes, bytes],
-    body: bytes,
-    priority: int | None,
-    at: float | None,
-) -> str:
+def put_into(path: str, pairs: Mapping[bytes, bytes], body: bytes) -> str:
+    """Put a task into a spool; return its path.
+
+    Raises:
+        SpoolerError, ValueError: Something in it cannot be.
+        OSError: From the file system.
+    """
+    priority, at = _priority(pairs), _at(pairs)
     _take_over(path)
     directory = spool_dir(path)
     task, now_us = packet_task(pairs), CLOCK.now_us()
     due_us = now_us if at is None else parse_at(at, now_us)
-    rest = THE_REST if priority is None else priority
-    name = Name(due_us, rest, 0, os.urandom(8).hex(), task)
+    rank = REST if priority is None else priority
+    name = Name(due_us, rank, 0, os.urandom(8).hex(), task)
     chunks: tuple[bytes, ...] = ()
     if directory.signer is None:  # a packet has no place for a signature
         with suppress(PacketTooLargeError):
@@ -133,16 +128,17 @@ def _take_over(path: str) -> None:
         _SEEN.add(path)
 
 
-def _priority(value: bytes) -> int | None:
+def _priority(pairs: Mapping[bytes, bytes]) -> int | None:
+    value = pairs.get(b"priority", b"")
     priority = packet_priority(value.decode("ascii", "replace"))
     if value and priority is None:  # uWSGI would write it, and never run it
         raise ValueError(f"priority {value!r:.40} is no number")
     return priority
 
 
-def _at(value: bytes) -> float | None:
+def _at(pairs: Mapping[bytes, bytes]) -> float | None:
     """Return when a task is due; None for at once, as what is no number is in uWSGI."""
-    text = value.decode("ascii", "replace")
+    text = pairs.get(b"at", b"").decode("ascii", "replace")
     return float(text) if is_moment(text) else None
 
 
@@ -172,7 +168,7 @@ def spooler_jobs() -> list[bytes]:
 def _jobs(spool: SpoolDir) -> Iterator[str]:
     for folder in [".", *map(str, spool.priorities())]:
         for name in spool.names(folder):
-            if name.startswith(FILE):
+            if is_uwsgi_name(name):
                 yield name if folder == "." else f"{folder}/{name}"
     running = [f"running/{worker}" for worker in spool.names("running")]
     found = [(folder, name) for folder in running for name in spool.names(folder)]
