@@ -27,7 +27,7 @@ PREVIEWS = WORK / "previews"
 SHEET = WORK / "contact-sheet.jpg"
 LOG = WORK / "spoold.log"
 BIN = Path(sys.executable).parent
-LIMIT = 60.0
+LIMIT = 180.0
 """Seconds to wait for anything."""
 
 MARK = f"SPOOLER_DEMO={os.getpid()}"
@@ -198,7 +198,7 @@ def left_over() -> list[int]:
 
 def failed_file(job: Job) -> Path | None:
     """Return the file of the job's task in ``failed/``: its bytes are as they were."""
-    for file in (SPOOL / "failed").iterdir():
+    for file in (SPOOL / "failed").glob("[!.]*"):  # a hidden one is being written
         if file.suffix != ".why" and job.photo.encode() in file.read_bytes():
             return file
     return None
