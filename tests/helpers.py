@@ -2,7 +2,9 @@
 
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from time import monotonic, time_ns
@@ -22,15 +24,24 @@ TASK = b'{"task":"t"}\n'
 
 _IDS = itertools.count(1)
 
+LONGEST = 100.0
+"""Seconds that a wait takes at most, however slow the machine: less than its test."""
+
 _NO_TASKS = ("logs", "timers", "done", "keys", "kill", "paused", "limits", "batches")
 """Folders in which no file is a task by itself."""
 
 
+def patience(timeout: float) -> float:
+    """Return the seconds to wait here for what takes so many elsewhere."""
+    return min(timeout * FACTOR, max(timeout, LONGEST))
+
+
 def wait_until(fact: Callable[[], object], *, timeout: float = 2.0) -> None:
     """Wait for a fact, with a limit."""
-    deadline = monotonic() + timeout * FACTOR
+    seconds = patience(timeout)
+    deadline = monotonic() + seconds
     while not fact():
-        assert monotonic() < deadline, f"not true after {timeout * FACTOR} s: {fact}"
+        assert monotonic() < deadline, f"not true after {seconds} s: {fact}"
         Event().wait(0.01)
 
 
@@ -132,6 +143,21 @@ def open_files() -> dict[int, str]:
 def minutes_later(number: int, name: Name) -> Name:
     """Return the same name, due some minutes later."""
     return name.but(due_us=name.due_us + number * MINUTE_US)
+
+
+def connect(address: str) -> socket.socket:
+    """Connect to HOST:PORT."""
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host, int(port)), 10 * FACTOR)
+
+
+def everything(line: socket.socket) -> bytes:
+    """Return all that comes until the other side closes."""
+    found = b""
+    with suppress(ConnectionResetError):
+        while piece := line.recv(100):
+            found += piece
+    return found
 
 
 class ToldOS:

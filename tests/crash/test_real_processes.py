@@ -1,6 +1,5 @@
 """Real daemons, workers and producers: some of what ``tests.torture.calls`` does."""
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,9 @@ pytestmark = [
     pytest.mark.crash,
     pytest.mark.timeout(300),
 ]
+
+SEED = 20261121
+"""The same calls each time; ``make torture`` tries others."""
 
 
 def run(budget: float, seed: int, only: str = "", plant: str = "") -> Report:
@@ -23,10 +25,9 @@ def run(budget: float, seed: int, only: str = "", plant: str = "") -> Report:
 def test_no_promise_is_broken_at_some_of_the_calls(
     record_property: Callable[..., None],
 ) -> None:
-    seed = random.randrange(1 << 32)
-    report = run(8.0, seed)
+    report = run(8.0, SEED)
     record_property("figures", str(report))
-    assert report.broken == [], f"seed {seed}"
+    assert report.broken == []
     assert report.figures["rounds"], report
 
 

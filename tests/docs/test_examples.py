@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ..helpers import FACTOR
+
 ROOT = Path(__file__).parents[2]
 SHELL = ROOT / "examples/shell"
 BIN = Path(sys.executable).parent
@@ -42,7 +44,7 @@ def sh(shell: str, home: Path, script: str, *args: str) -> str:
         input="from stdin",
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=20 * FACTOR,
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -55,7 +57,7 @@ def burst(home: Path) -> str:
         cwd=home,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=30 * FACTOR,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -64,7 +66,7 @@ def burst(home: Path) -> str:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     subprocess.run(
-        [BIN / "spool", "init", "spool"], cwd=tmp_path, check=True, timeout=20
+        [BIN / "spool", "init", "spool"], cwd=tmp_path, check=True, timeout=20 * FACTOR
     )
     (tmp_path / "tasks.py").write_text(TASKS)
     return tmp_path

@@ -12,6 +12,8 @@ One convention, by what stands after the three backticks:
   spaces. So a page waits for a fact by showing it.
 * anything else (``ini``, ``console``, ``toml``, nothing): only shown.
 
+The port 10017 of a page is another one, which nobody else is given meanwhile.
+
 The installed commands are on the PATH. When a page is over its daemons get SIGTERM, and
 no process may be left.
 """
@@ -20,17 +22,20 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from ..helpers import FACTOR, wait_until
+from ..integration.conftest import parent_of
 from ..users import some_users
+from ..uwsgi.conftest import obeys
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -55,6 +60,7 @@ PATH = ":".join(
     )
 )
 """The installed commands first; last those of others that we are compared with."""
+PORT = "10017"
 SHELL = ("sh", "-eu")
 LIMIT = 10.0
 FENCE = re.compile(r"^```([a-z]*)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -102,6 +108,10 @@ class Page:
         self.ended = self.scratch / "ended"
         self.ended.touch()
         self.mark = f"SPOOLER_PAGE={folder}"
+        # It does not listen: a server that sets SO_REUSEADDR can have the port, too.
+        self.holder = socket.socket()
+        self.holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.holder.bind(("127.0.0.1", 0))
         keep = {k: v for k, v in os.environ.items() if not k.startswith("SPOOL")}
         name, _, value = self.mark.partition("=")
         environment = {
@@ -127,6 +137,7 @@ class Page:
 
     def run(self, number: int, block: Block) -> int:
         """Run a block; return where its output begins."""
+        self.wait(self.all_obey, "for a uWSGI that takes signals", block)
         begin = self.output.stat().st_size
         file = self.scratch / f"block-{number}.{block.language}"
         file.write_text(block.text, encoding="utf-8")
@@ -168,9 +179,14 @@ class Page:
 
         self.wait(shown, f"for {block.text!r}", block)
 
+    def blocks(self) -> Iterator[Block]:
+        port = str(self.holder.getsockname()[1])
+        for block in blocks(self.page):
+            yield replace(block, text=block.text.replace(PORT, port))
+
     def play(self) -> None:
         begin, is_told = 0, True
-        for number, block in enumerate(blocks(self.page)):
+        for number, block in enumerate(self.blocks()):
             if block.file is not None:
                 path = self.home / block.file
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -192,10 +208,21 @@ class Page:
                     found.append(int(file.parent.name))
         return found
 
+    def all_obey(self) -> bool:
+        """Tell whether no uWSGI of the page's shell ignores a ``kill``, as at first."""
+        for pid in self.processes():
+            with suppress(OSError):
+                command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]
+                is_master = parent_of(pid) == self.shell.pid
+                if is_master and command.endswith(b"uwsgi") and not obeys(pid):
+                    return False
+        return True
+
     def stop(self) -> None:
         """End the page's shell and daemons; make sure that no process is left."""
+        self.holder.close()
         try:
-            self.shell.communicate(timeout=LIMIT)
+            self.shell.communicate(timeout=LIMIT * FACTOR)
             for pid in self.processes():
                 with suppress(OSError):
                     command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -219,7 +246,7 @@ def opened(
         played.stop()
 
 
-@pytest.mark.timeout(90 * FACTOR)
+@pytest.mark.timeout(90)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_page_runs(page: Path, tmp_path: Path) -> None:
     for command in NEEDS.get(page.name, ()):

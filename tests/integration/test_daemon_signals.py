@@ -78,7 +78,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(box: Box) -> None:
     daemon = box.start()
     box.put("gate")
     box.number("pid")
-    os.kill(daemon.pid, signal.SIGSTOP)  # so that it sees both together
+    daemon.stop()  # so that it sees both together
     daemon.send(signal.SIGTERM)
     daemon.send(signal.SIGINT)
     os.kill(daemon.pid, signal.SIGCONT)
@@ -240,7 +240,7 @@ def test_threads_of_an_imported_module_do_not_hold_up_the_end(box: Box) -> None:
     daemon = box.start(imports="mine")
     box.put("note")
     box.wait_lines("done")
-    assert daemon.says("have started threads")
+    daemon.wait_for("have started threads")
     [template] = daemon.children()
     assert daemon.end() == 0
     assert not is_alive(template)

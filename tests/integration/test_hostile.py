@@ -81,7 +81,7 @@ def kept(box: Box) -> list[str]:
 def spool_says(box: Box, *args: str) -> bytes:
     """Return what the command prints; it must end well."""
     command = [str(SPOOL), "--dir", str(box.spool), *args]
-    done = subprocess.run(command, capture_output=True, check=False, timeout=50)
+    done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert b"Traceback" not in done.stderr
     return done.stdout
@@ -176,8 +176,9 @@ def test_a_folder_named_like_a_task_is_told_of_and_does_no_harm(box: Box) -> Non
     box.wait_lines("done")
     wait_until(lambda: len(kept(box)) == 1)
     assert list(reasons(box).values()) == ["is not a regular file"]
-    daemon.wait_for("5/folder now: is a directory; left where it is")
-    daemon.wait_for("folder now: is a directory")
+    wait_until(lambda: daemon.text().count("left where it is") >= 3)
+    for folder in ("5/folder", "./folder", f"5/{dropped.name}"):
+        assert daemon.says(f"cannot adopt {folder} now: is a directory; left where")
     assert daemon.text().count("left where it is") == 3
     assert_nothing_raw(box, daemon)
 
@@ -334,7 +335,7 @@ NAMES = [
     b"%s%n%d",
     b"..\xc0\xaf"[2:],
     b"0000000000000000.5.0.zzzzzzzzzzzzzzzz.note",
-    b"20261121T2101",
+    b"20011121T2101",
     b"5",
     b"x.why",
 ]
@@ -423,7 +424,8 @@ def test_a_daemon_without_rights_leaves_what_it_cannot_read_and_goes_on(
     wait_until(lambda: "good" in box.lines())
     wait_until(lambda: len(kept(box)) == 1)
     assert "uid 12345" in reasons(box)["5/foreign"]
-    daemon.wait_for("cannot adopt 5/locked0 now: Permission denied")
+    for number in range(3):
+        daemon.wait_for(f"cannot adopt 5/locked{number} now: Permission denied")
     assert stays(lambda: daemon.text().count("cannot adopt") == 3, seconds=2.5)
     for number in range(3):
         (box.spool / "5" / f"locked{number}").chmod(0o600)

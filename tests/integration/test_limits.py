@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from time import time
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -12,7 +12,11 @@ import pytest
 from spooler.limits import hash_of
 
 from ..helpers import FACTOR
-from .conftest import Box, cpu_seconds, is_alive, stays, wait_until
+from .conftest import Box, is_alive, stays, wait_until
+from .timing import check_in_time, wait_for_rest
+
+AT_REST = 0.010 * max(1.0, FACTOR / 3)
+"""The share of a processor that those who wait may need."""
 
 
 def start(box: Box, *options: str) -> Any:
@@ -39,10 +43,11 @@ def most_in_a_window(box: Box, seconds: float, name: str = "rate") -> int:
 
 
 def test_no_more_than_so_many_run_at_a_time_over_all_daemons(box: Box) -> None:
-    for _ in range(60):
-        box.put("two_at_a_time")
     for _ in range(2):
         start(box, "--workers", "3")
+    wait_until(lambda: len(box.workers()) == 6)
+    for _ in range(60):
+        box.put("two_at_a_time")
     wait_until(lambda: len(box.lines("log")) == 120)
     assert most_at_a_time(box) == 2
     wait_until(box.is_empty)
@@ -56,27 +61,30 @@ def test_slots_are_used_again_at_once(box: Box) -> None:
     """One daemon's workers tell it, so nobody waits for a look once a second."""
     start(box, "--workers", "4")
     wait_until(lambda: len(box.workers()) == 4)
-    begun = time()
-    for _ in range(40):
-        box.put("two_at_a_time")
-    wait_until(lambda: len(box.lines("log")) == 80)
-    took = time() - begun
+
+    def take() -> float:
+        begun, before = monotonic(), len(box.lines("log"))
+        for _ in range(40):
+            box.put("two_at_a_time")
+        wait_until(lambda: len(box.lines("log")) == before + 80)
+        return monotonic() - begun
+
+    check_in_time(1.5 * FACTOR, take)  # 0.4 s of work
     assert most_at_a_time(box) == 2
-    assert took < 1.5 * FACTOR, took  # 0.4 s of work
 
 
 def test_each_key_has_slots_of_its_own(box: Box) -> None:
     hosts = ["a", "b", "c"]
     for _ in range(5):
         for host in hosts:
-            box.put("one_for_each_host", host=host)
+            box.put("one_for_each_host", host=host, gate="gate")
     start(box, "--workers", "3")
+    for host in hosts:
+        wait_until(lambda name=f"log-{host}-80": box.lines(name))  # type: ignore[misc] # a default binds it
+    box.open()
     for host in hosts:
         wait_until(lambda name=f"log-{host}-80": len(box.lines(name)) == 10)  # type: ignore[misc] # a default binds it
         assert most_at_a_time(box, f"log-{host}-80") == 1
-    every = sorted(e for host in hosts for e in events(box, f"log-{host}-80"))
-    running = [sum(1 if s == "+" else -1 for _, s in every[:i]) for i in range(31)]
-    assert max(running) > 1
 
 
 def test_a_rate_is_exceeded_in_no_window(box: Box) -> None:
@@ -85,8 +93,9 @@ def test_a_rate_is_exceeded_in_no_window(box: Box) -> None:
     for _ in range(2):
         start(box, "--workers", "2")
     wait_until(lambda: len(box.lines("rate")) == 70)
-    # The task writes the time down some time after it was counted.
-    assert most_in_a_window(box, 0.8) <= 20
+    # The task writes the time down some time after it was counted, and so each of the
+    # four workers may have brought one along from before the window.
+    assert most_in_a_window(box, 0.95) <= 20 + 4
     begun = [moment for moment, _ in events(box, "rate")]
     assert begun[-1] - begun[0] >= 2.9
     assert begun[-1] - begun[0] <= 3.0 + 3.0 * FACTOR
@@ -94,13 +103,16 @@ def test_a_rate_is_exceeded_in_no_window(box: Box) -> None:
 
 
 def test_the_rate_of_each_user(box: Box) -> None:
-    for _ in range(5):
+    for _ in range(9):
         for user in ("ann", "bob"):
             box.put("for_each_user", user=user)
     start(box, "--workers", "2")
     for user in ("ann", "bob"):
-        wait_until(lambda name=f"rate-{user}": len(box.lines(name)) == 5)  # type: ignore[misc] # a default binds it
-        assert most_in_a_window(box, 0.8, f"rate-{user}") <= 3
+        wait_until(lambda name=f"rate-{user}": len(box.lines(name)) == 9)  # type: ignore[misc] # a default binds it
+        # As above; after the first two, which are late perhaps, seven more: 3, 3 and 1.
+        assert most_in_a_window(box, 0.95, f"rate-{user}") <= 3 + 2
+        begun = [moment for moment, _ in events(box, f"rate-{user}")]
+        assert begun[-1] - begun[0] >= 1.9
     wait_until(box.is_empty)
 
 
@@ -111,11 +123,7 @@ def test_a_rate_that_is_used_up_takes_no_time(box: Box) -> None:
     wait_until(lambda: len(box.lines("hourly")) == 2)
     box.put("plain")
     wait_until(lambda: box.lines("plain"))
-    assert stays(lambda: True, seconds=0.5)
-    pids = [daemon.pid, *box.workers()]
-    before = sum(map(cpu_seconds, pids))
-    assert stays(lambda: True, seconds=3.0)
-    assert sum(map(cpu_seconds, pids)) - before < 0.030 * max(1.0, FACTOR / 3)
+    wait_for_rest([daemon.pid, *box.workers()], seconds=3.0, share=AT_REST)
     assert len(box.lines("hourly")) == 2
     assert len(box.waiting()) == 48
 
@@ -127,10 +135,10 @@ def test_limited_tasks_are_in_nobodys_way(
     args: dict[str, Any] = {} if task == "alone" else {"host": "a", "seconds": 1000}
     for _ in range(2000):
         box.put(task, **args)
-    start(box, "--workers", "2")
+    daemon = start(box, "--workers", "2")
     log = "pid" if task == "alone" else "log-a-80"
     wait_until(lambda: box.lines(log))
-    begun = time()
+    begun = monotonic()
     box.put("plain")
     wait_until(lambda: box.lines("plain"))
     took = float(box.lines("plain")[0]) - begun
@@ -138,12 +146,16 @@ def test_limited_tasks_are_in_nobodys_way(
     assert took < 3.0 * FACTOR  # 2,000 names are tried, if they have keys
     assert len(box.lines(log)) == 1
     # And now that all are known to wait it is at once.
-    assert stays(lambda: True, seconds=1.0)
-    for number in range(2, 7):
-        begun = time()
+    wait_for_rest([daemon.pid], seconds=1.0, share=0.1)
+
+    def take() -> float:
+        begun, before = monotonic(), len(box.lines("plain"))
         box.put("plain")
-        wait_until(lambda number=number: len(box.lines("plain")) == number)  # type: ignore[misc] # a default binds it
-        assert float(box.lines("plain")[-1]) - begun < 0.25 * FACTOR
+        wait_until(lambda: len(box.lines("plain")) > before)
+        return float(box.lines("plain")[-1]) - begun
+
+    for _ in range(5):
+        check_in_time(0.25 * FACTOR, take)
 
 
 def test_waiting_for_a_slot_takes_no_time(box: Box) -> None:
@@ -151,23 +163,22 @@ def test_waiting_for_a_slot_takes_no_time(box: Box) -> None:
         box.put("alone")
     daemon = start(box, "--workers", "2")
     box.number("pid")
-    assert stays(lambda: True, seconds=2.0)
-    pids = [daemon.pid, *box.workers()]
-    runs = int(box.lines("pid")[0])
-    pids.remove(runs)  # it polls
-    before = sum(map(cpu_seconds, pids))
-    assert stays(lambda: True, seconds=3.0)
-    assert sum(map(cpu_seconds, pids)) - before < 0.030 * max(1.0, FACTOR / 3)
+    wait_until(lambda: len(box.workers()) == 2)
+    pids = {daemon.pid, *box.workers()}
+    pids.remove(int(box.lines("pid")[0]))  # it polls
+    wait_for_rest([*pids], seconds=3.0, share=AT_REST)
 
 
 def test_tasks_of_a_limit_run_in_their_order(box: Box) -> None:
     """With several workers what they have at hand may come in between."""
     for number in range(100, 300):
         box.put("in_order", number=number)
-    start(box)
+    daemon = start(box)
     wait_until(lambda: box.lines("order"))
     assert stays(lambda: len(box.lines("order")) == 1, seconds=1.5)
     box.later("in_order", {"priority": 0}, number=0)
+    box.drop("9/later", b"task=beside\n")
+    daemon.wait_for("adopt task=")  # so it knows of the one before, too
     assert stays(lambda: len(box.lines("order")) == 1, seconds=0.5)
     box.open()
     wait_until(lambda: len(box.lines("order")) == 201, timeout=30)
@@ -207,17 +218,27 @@ def test_killed_workers_leave_no_slot_taken(box: Box) -> None:
 
 def test_a_slot_is_free_when_its_worker_is_killed(box: Box) -> None:
     start(box, "--workers", "2")
-    box.put("alone")
-    victim = box.number("pid")
-    box.put("alone")
-    assert stays(lambda: len(box.lines("pid")) == 1, seconds=0.3)
-    killed = time()
-    os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: len(box.lines("pid")) == 2)
-    assert time() - killed < 0.9 * FACTOR
-    box.open()
-    wait_until(lambda: len(box.lines("alone")) == 2)
-    assert sorted(box.lines("alone")) == ["1", "2"]
+    runs = 0
+
+    def take() -> float:
+        nonlocal runs
+        gate = f"gate{runs}"
+        box.put("alone", gate=gate)
+        wait_until(lambda: len(box.lines("pid")) == runs + 1)
+        victim = box.number("pid")
+        box.put("alone", gate=gate)
+        assert stays(lambda: len(box.lines("pid")) == runs + 1, seconds=0.3)
+        killed = monotonic()
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: len(box.lines("pid")) == runs + 2)
+        took = monotonic() - killed
+        box.open(gate)
+        runs += 3
+        wait_until(lambda: len(box.lines("pid")) == runs and box.is_empty())
+        return took
+
+    tries = len(check_in_time(0.9 * FACTOR, take))
+    assert sorted(box.lines("alone")) == sorted(["1", "2"] * tries)
 
 
 def test_a_slot_of_a_daemon_that_dies_is_free_for_the_others(box: Box) -> None:

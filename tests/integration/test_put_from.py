@@ -17,6 +17,7 @@ from spooler.task import BATCH, MAX_HEADER, Name
 
 from ..helpers import FACTOR
 from .conftest import Cli
+from .terminal import all_that_was_shown
 
 SPOOL = str(Path(sys.executable).parent / "spool")
 ID = "8c1f42d09ab3e617"
@@ -184,8 +185,7 @@ def test_a_bar_is_shown_on_a_terminal(spool: SpoolDir, tmp_path: Path) -> None:
         timeout=20 * FACTOR,
     )
     os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
+    shown = all_that_was_shown(ours).decode()
     assert "reading" in shown
     assert "100%" in shown
     assert done.stdout.decode().strip() == body_of(spool)[0].id

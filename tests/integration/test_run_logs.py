@@ -14,6 +14,7 @@ import pytest
 
 from ..helpers import FACTOR
 from .conftest import LIMIT, Box, Spoold, wait_until
+from .terminal import all_that_was_shown
 
 SPOOL = str(Path(sys.executable).with_name("spool"))
 MODULES = "printing"
@@ -166,6 +167,7 @@ def test_a_running_task_is_followed(box: Box) -> None:
         "step 1\nstep 2\nstep 3\n",
         "step 1\nstep 2\nstep 3\nstep 4\n",
     )
+    wait_until(box.is_empty)
     assert command(box, "log", "-f", task_id).returncode == 1
 
 
@@ -277,15 +279,9 @@ def test_watch_draws_a_bar_on_a_terminal(box: Box) -> None:
         env=box.environ(),
     )
     os.close(theirs)
-    shown = os.read(ours, 65536)
+    shown = os.read(ours, 65536)  # it watches by now
     start(box)
-    while True:
-        try:
-            part = os.read(ours, 65536)
-        except OSError:  # nobody has it open any more
-            break
-        shown += part
-    os.close(ours)
+    shown += all_that_was_shown(ours)
     assert watcher.wait(LIMIT * FACTOR) == 0
     assert shown.endswith(b"finished\x1b[K\r\n")
     plain = shown.replace(b"\x1b[K", b"")

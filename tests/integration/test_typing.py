@@ -93,7 +93,7 @@ def mypy(path: Path, text: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_a_type_checker_knows_the_arguments_of_a_task(tmp_path: Path) -> None:
     good = mypy(tmp_path / "good.py", GOOD)
     bad = mypy(tmp_path / "bad.py", GOOD + "\n".join(BAD) + "\n")

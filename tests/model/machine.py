@@ -617,6 +617,8 @@ class Machine(RuleBasedStateMachine):
                 continue
             raise AssertionError(f"{move} has moved what is not there")
         self.world.results.pop(found.id, None)  # kick removes it first
+        if found.state is not State.FAILED:  # fail has taken its report back
+            self.world.orphans.discard(f"failed/{found.name}.why")
 
     @rule(what=PAUSES, seconds=st.none() | st.sampled_from([60, 10**6]))
     def pause(self, what: str, seconds: int | None) -> None:

@@ -108,15 +108,18 @@ class Fuzz:
         self._stack.close()
 
     def slices(self, end: float) -> None:
-        """Try all targets in turn until a moment."""
+        """Try all targets in turn until a moment; each once, however late it is."""
         order = [name for name in self._targets for _ in range(SHARES.get(name, 1))]
-        while monotonic() < end and len(self._seen) < FINDINGS_MAX:
+        is_over = False
+        while not is_over:
             for name in order:
                 until = min(end, monotonic() + SLICE)
                 began = monotonic()
+                self.once(name)
                 while monotonic() < until:
                     self.once(name)
                 self.seconds[name] += monotonic() - began  # type: ignore[assignment]
+            is_over = monotonic() >= end or len(self._seen) >= FINDINGS_MAX
 
     def once(self, name: str) -> None:
         """Try a target once, and note what breaks."""

@@ -62,7 +62,7 @@ def _walk(report: Report, end: float, seed: int) -> int:
 def _pair(report: Report, end: float, seed: int) -> Counter[str]:
     chance, tried = random.Random(seed), Counter[str]()
     todo = [(pair, keyed) for pair in pairs() for keyed in (True, False)]
-    while monotonic() < end and len(report.broken) < EXAMPLES:
+    while not tried or (monotonic() < end and len(report.broken) < EXAMPLES):
         (state, first, second), keyed = chance.choice(todo)
         if not keyed and {first, second} & {"put", "replace"}:
             continue

@@ -23,6 +23,7 @@ from typing import Final
 from spooler.clock import CLOCK
 from spooler.spooldir import SpoolDir
 
+from ..helpers import FACTOR
 from . import Report
 from .power_check import Found, Judge, Result, look
 from .power_daemon import run_forked
@@ -75,8 +76,8 @@ BURSTS: Final = 5
 FORKED: Final = 0.9
 """Part of the daemons that are forked, and not started anew: see ``power_daemon``."""
 
-LIMIT: Final = 100.0
-"""Seconds that a daemon may take for what a cut has left."""
+LIMIT: Final = 100.0 * max(1.0, FACTOR / 2)
+"""Seconds that a daemon may take for what a cut has left, or a producer to its end."""
 
 
 @dataclass(slots=True)

@@ -19,6 +19,7 @@ from threading import Event
 from time import monotonic
 from typing import Final
 
+from ..helpers import FACTOR
 from . import Skip, power_recorder
 from .power_recorder import ENTRY, FLUSH
 
@@ -35,7 +36,7 @@ _MIB: Final = 1 << 20
 _NEW_MOUNTS: Final = 0x20000
 _SLAVE: Final = 0x4000 | 1 << 19
 
-UNMOUNT_TIMEOUT: Final = 20.0
+UNMOUNT_TIMEOUT: Final = 20.0 * max(1.0, FACTOR)
 """Seconds for which something may be in use that was given up."""
 
 
@@ -67,7 +68,9 @@ FILE_SYSTEMS: Final = {
 
 def _run(*command: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=60 * FACTOR
+        )
     except FileNotFoundError:
         raise Skip(f"there is no {command[0]}: tests/torture/setup.sh") from None
     if done.returncode:

@@ -42,6 +42,9 @@ SLACK: Final = {"daemon": (2048, 0), "template": (2048, 0), "worker": (4096, 2)}
 """KiB and descriptors by which each may have grown between the first third of the time
 and the last. A worker opens some when they are first needed, and is often a new one."""
 
+JUDGED: Final = 6
+"""Rests from which on growth is judged: with fewer, the first time counts as growth."""
+
 EMPTY_MAX: Final = 360.0
 """Seconds after the beginning of its minute for which a folder may stay empty."""
 
@@ -291,15 +294,15 @@ class Soak:
 
         wait_until(rests, f"{self.spool} does not rest", seconds=2 * PATIENCE)
         self._check_leftovers()
-        [template] = self._templates()
-        workers = self.workers()
         sample = Sample()
         for kind, pids in (
             ("daemon", [self.daemon.pid]),
-            ("template", [template]),
-            ("worker", workers),
+            ("template", self._templates()),
+            ("worker", self.workers()),
         ):
-            with suppress(OSError):  # it is being recycled
+            with suppress(
+                OSError, ValueError
+            ):  # it is being recycled, or there is none
                 sample.memory[kind] = max(map(_memory, pids))
                 sample.descriptors[kind] = max(map(_descriptors, pids))
         self.samples.append(sample)
@@ -315,12 +318,17 @@ class Soak:
             f"batches/ of {self.spool} grows",
             seconds=PATIENCE,
         )
-        for folder in ("kill", "tmp"):
-            if left := self._files(folder):
-                raise Broken(f"{folder}/ holds {left[:5]} while nothing runs")
-        names = os.listdir(self.spool / "workers")
-        if len(names) > 4 * len(alive) + 8:
-            raise Broken(f"workers/ holds {names}, and {len(alive)} processes live")
+        for folder in ("kill", "tmp"):  # the daemon may not have come to it yet
+            wait_until(
+                lambda folder=folder: not self._files(folder),  # type: ignore[misc]  # bound
+                f"{folder}/ of {self.spool} is not emptied while nothing runs",
+                seconds=PATIENCE,
+            )
+        wait_until(
+            lambda: len(os.listdir(self.spool / "workers")) <= 4 * len(alive) + 8,
+            f"workers/ of {self.spool} holds many more than {len(alive)} processes",
+            seconds=PATIENCE,
+        )
         now_us = datetime.now(UTC).timestamp() * 1e6
         for path in self.spool.glob("[0-9]*/*T*"):
             minute = minute_start_us(path.name)
@@ -455,6 +463,8 @@ def _judge(name: str, soak: Soak, report: Report) -> None:
             f"{last.memory.get(kind, 0)}KiB{memory:+d},"
             f"{last.descriptors.get(kind, 0)}fds{descriptors:+d}"
         )
+        if len(soak.samples) < JUDGED:
+            continue
         if memory > SLACK[kind][0]:
             report.broken.append(f"the {kind} of {name} has grown by {memory} KiB")
         if descriptors > SLACK[kind][1]:

@@ -200,6 +200,9 @@ def test_a_folder_tells_of_what_is_in_it_and_of_no_more(tmp_path: Path) -> None:
     (folder / "sub").mkdir(parents=True)
     (folder / "file").write_text("1")
     (folder / "gone").symlink_to("nowhere")
+    touch(
+        folder / "sub", 1
+    )  # lest what comes be of the same tick of the kernel's clock
     before, newest_us = look(str(folder))
     assert len(before) == 4
     assert newest_us > 0

@@ -3,13 +3,12 @@
 import enum
 import errno
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec.structs import replace as replace_struct
+from msgspec.structs import replace
 from tests.helpers import NOW_US, FakeClock, ToldOS, tasks
 
 from spooler import handle as handles, putting
@@ -290,7 +289,7 @@ def test_a_prepared_put_writes_the_same_file(spool: SpoolDir, size: int) -> None
     names = [str(name.but(id=each.id)) for each in (first, second, third)]
     assert [files[each] for each in names] == [files[names[0]]] * 3
     assert first._keeps
-    assert second == replace_struct(first, id=second.id, _name=second._name)
+    assert second == replace(first, id=second.id, _name=second._name)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +304,20 @@ def test_a_prepared_put_writes_the_same_file(spool: SpoolDir, size: int) -> None
 )
 def test_what_differs_with_each_put_is_not_prepared(options: PutOptions) -> None:
     assert not can_be_prepared(options)
+
+
+def test_a_relative_path_is_meant_from_where_the_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "_DIRS", {})
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        spool = handles.spool_dir("spool")
+        spool.create()
+        assert put("t", b"{}", PutOptions(spool="spool")).spool == str(folder / "spool")
+        assert len(list(spool.waiting())) == 1
+        spool.close()
 
 
 def test_an_option_that_cannot_be_is_refused_when_it_is_prepared() -> None:

@@ -33,7 +33,7 @@ ROOT_ONLY = pytest.mark.skipif(os.getuid() != 0, reason="only root may do this")
 @pytest.fixture
 def clock() -> FakeClock:
     clock = real_clock()
-    clock.advance(0.5)  # files that a test makes are older, but not by a second
+    clock.advance(100)  # later than the files that a test makes, however slowly
     return clock
 
 

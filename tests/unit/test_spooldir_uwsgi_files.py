@@ -57,7 +57,7 @@ fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 @pytest.fixture
 def clock() -> FakeClock:
     clock = real_clock()
-    clock.advance(0.5)
+    clock.advance(100)  # later than the files that a test makes, however slowly
     return clock
 
 
@@ -453,7 +453,7 @@ def test_a_folder_that_cannot_be_synced_leaves_the_task_in_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = ToldOS()
-    told.fail("fsync", errno.EIO)
+    told.fail("fsync", None, errno.EIO)  # the file's, then the folder's
     monkeypatch.setattr("spooler.spooldir.files.os", told)
     with pytest.raises(SpoolUncertain):
         write_file(str(tmp_path), {b"a": b"b"}, b"", priority=None, at=None)

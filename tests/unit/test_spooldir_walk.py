@@ -5,12 +5,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings, strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
     invariant,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 from tests.helpers import NOW_US, FakeClock, real_clock, tasks
 
@@ -320,10 +322,11 @@ class Walk(RuleBasedStateMachine):
             assert Path(self.root, f"{path}.why").exists()
 
 
-Walk.TestCase.settings = settings(
-    max_examples=25,
-    stateful_step_count=40,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
-test_every_walk_keeps_every_task = Walk.TestCase
+@pytest.mark.usefixtures("no_sync")
+def test_every_walk_keeps_every_task() -> None:
+    some = settings(
+        max_examples=25,
+        stateful_step_count=40,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(Walk, settings=some)

@@ -1,10 +1,11 @@
 """``spooler.testing``: a spool whose tasks run in the test's own process."""
 
 import os
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -15,10 +16,15 @@ from spooler import (
     UsageError,
     current_task,
     decorators,
+    hooks,
     registry,
 )
 from spooler.clock import CLOCK
 from spooler.errors import TaskFailed
+from spooler.ext.uwsgi import install
+from spooler.ext.uwsgi.handlers import HANDLERS
+from spooler.ext.uwsgi.module import UWSGI
+from spooler.ext.uwsgi.state import STATE
 from spooler.task import BATCH
 from spooler.testing import LocalSpool, local
 
@@ -154,6 +160,53 @@ def test_what_names_another_spool_stays_in_the_test(
     elsewhere.put("mail", {"to": "a@example.org"})
     assert [each.task for each in spool.waiting] == ["mail"]
     assert not (tmp_path / "production").exists()
+
+
+@pytest.fixture
+def uwsgi(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """Return the module, whose spool is another one than the test's."""
+    for name in ("rest", "others", "translate"):
+        monkeypatch.setattr(registry.REGISTRY, name, None)
+    for name in ("dirs", "files", "daemon", "policy", "opt", "manage"):
+        monkeypatch.setattr(STATE, name, getattr(STATE, name))
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    for name in ("uwsgi", "uwsgidecorators"):
+        monkeypatch.setitem(sys.modules, name, UWSGI)
+    before = list(hooks.START)
+    install(tmp_path / "production")
+    yield UWSGI
+    hooks.START[:] = before
+    HANDLERS.clear()
+    vars(UWSGI).pop("spooler", None)
+
+
+def test_what_uwsgis_functions_put_stays_in_the_test(
+    uwsgi: Any, tmp_path: Path
+) -> None:
+    seen: list[object] = []
+
+    def manage(task: dict[object, bytes]) -> object:
+        seen.append(task[b"n"])
+        return uwsgi.SPOOL_OK
+
+    uwsgi.spooler = manage
+    uwsgi.register_signal(7, "", seen.append)
+    with LocalSpool(tmp_path / "spool") as spool:
+        uwsgi.spool({b"n": b"1", b"spooler": b"/elsewhere"})
+        uwsgi.signal(7)
+        put = {each.task for each in spool.waiting}
+        assert put == {"uwsgi", "uwsgi.signal.7"}
+        assert not seen
+        spool.run()
+        assert seen == [7, b"1"]
+        spool.immediate = True
+        uwsgi.spool({b"n": b"2"})
+        assert seen == [7, b"1", b"2"]
+        uwsgi.signal(7)
+        assert seen == [7, b"1", b"2", 7]
+    assert not (tmp_path / "production").exists()
+    with pytest.raises(ValueError, match="production"):
+        uwsgi.spool({b"n": b"3"})
 
 
 def test_all_is_as_before_afterwards(

@@ -46,6 +46,13 @@ def hold(spool: SpoolDir, name: str = "a") -> "subprocess.Popen[str]":
     return process
 
 
+def is_waited_for(file: Path) -> bool:
+    """Tell whether somebody waits for a lock of a file."""
+    inode = f":{file.stat().st_ino} "
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and inode in line for line in lines)
+
+
 def end(process: "subprocess.Popen[str]") -> None:
     process.kill()
     process.communicate()
@@ -74,7 +81,7 @@ def test_another_process_has_it_until_it_dies(spool: SpoolDir, lock: UserLock) -
         thread.start()
         assert lock.is_held()
         end(process)
-        thread.join(10)
+        thread.join(20)
         assert got.is_set()
     finally:
         end(process)
@@ -94,7 +101,7 @@ def test_threads_of_a_process_wait_for_each_other(lock: UserLock) -> None:
     thread.start()
     order.append("first")
     lock.release()
-    thread.join(10)
+    thread.join(20)
     assert order == ["first", "second"]
     assert not lock.is_held()
 
@@ -128,10 +135,10 @@ def test_a_file_that_is_removed_meanwhile_is_made_again(
     try:
         thread = threading.Thread(target=lock.acquire)
         thread.start()
-        wait_until(lambda: len(list(Path("/proc/locks").read_text().split("->"))) > 1)
+        wait_until(lambda: is_waited_for(file))
         file.unlink()
         end(process)
-        thread.join(10)
+        thread.join(20)
         assert file.exists()
         assert lock.is_held()
     finally:

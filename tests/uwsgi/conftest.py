@@ -5,11 +5,13 @@ is imported, or from ``@postfork``; so both servers need no web server around th
 """
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +24,9 @@ from ..integration.conftest import Box, Spoold, wait_until
 
 ROOT: Final = Path(__file__).parents[2]
 UWSGI: Final = ROOT / ".venv-bench" / "bin" / "uwsgi"
+
+TIMEOUT: Final = 150
+"""Seconds for a test here, times ``FACTOR``."""
 
 TELL: Final = """
 import json, os, sys
@@ -38,6 +43,33 @@ def need_uwsgi() -> None:
     if not UWSGI.exists():
         why = "the real uWSGI is missing: make .venv-bench/ready"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+
+
+def whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file, without one that is just being written."""
+    try:
+        return path.read_text().rpartition("\n")[0].splitlines()
+    except FileNotFoundError:
+        return []
+
+
+def obeys(pid: int) -> bool:
+    """Tell whether the master of a real uWSGI has set its signals, or has ended.
+
+    That is the last that it does before its loop, after it has forked: until then it
+    ignores SIGTERM, and SIGINT too. SIGUSR1 is the last of them.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    found = re.search(r"^SigCgt:\s*(\w+)$", status, re.MULTILINE)
+    return found is None or bool(int(found[1], 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def wait_until_it_obeys(daemon: Spoold) -> None:
+    """Wait until the master of a real uWSGI takes signals."""
+    wait_until(lambda: daemon.process.poll() is not None or obeys(daemon.pid))
 
 
 class Side:
@@ -58,10 +90,7 @@ class Side:
 
     def lines(self, name: str = "out") -> list[str]:
         """Return what the application has told."""
-        try:
-            return (self.out / name).read_text().splitlines()
-        except FileNotFoundError:
-            return []
+        return whole_lines(self.out / name)
 
     def wait_lines(self, count: int, name: str = "out") -> list[str]:
         """Wait until there are so many lines, and return them."""
@@ -88,7 +117,10 @@ class Side:
 
     def stop(self) -> None:
         """Stop the server."""
-        number = signal.SIGTERM if self.kind == "spoold" else signal.SIGINT
+        number = signal.SIGTERM
+        if self.kind == "uwsgi":
+            wait_until_it_obeys(self.daemon)
+            number = signal.SIGINT
         with suppress(ProcessLookupError):
             self.daemon.send(number)
         try:
@@ -193,6 +225,25 @@ class Both(Box):
         )
         assert done.returncode == 0, done.stderr
         return str(done.stdout)
+
+
+@pytest.fixture
+def free_port() -> Iterator[Callable[[], int]]:
+    """Give ports of 127.0.0.1 that nobody else is given until the test is over.
+
+    Each is held by a socket that does not listen. A server that sets SO_REUSEADDR, as
+    all do, can have it all the same; whoever asks for any port cannot.
+    """
+    with ExitStack() as held:
+
+        def hold() -> int:
+            holder = held.enter_context(socket.socket())
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.bind(("127.0.0.1", 0))
+            port: int = holder.getsockname()[1]
+            return port
+
+        yield hold
 
 
 @pytest.fixture

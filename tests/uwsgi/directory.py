@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import pytest
 
 from ..integration.conftest import Box, Spoold, wait_until
-from .conftest import UWSGI, need_uwsgi
+from .conftest import UWSGI, need_uwsgi, wait_until_it_obeys, whole_lines
 
 APP: Final = Path(__file__).with_name("files_app")
 
@@ -54,6 +54,7 @@ class Directory(Box):
         command += ["--pythonpath", str(APP), "--import", module, *options]
         server = self.launch(command, env={"WHO": "uwsgi"})
         server.wait_for("spawned the uWSGI spooler on dir")
+        wait_until_it_obeys(server)
         return server
 
     def spoold(self, *options: str, module: str = "lines") -> Spoold:
@@ -72,7 +73,9 @@ class Directory(Box):
         command = [str(UWSGI), "--master", "--die-on-term"]
         command += ["--spooler-external", str(self.spool)]
         command += ["--mule=" + str(APP / "produce.py")]
-        return Producer(self.launch(command, env={"TASKS": str(path)}), path)
+        server = self.launch(command, env={"TASKS": str(path)})
+        wait_until_it_obeys(server)
+        return Producer(server, path)
 
     def producer(
         self, tasks: Iterable[dict[str, Any]], *, files: bool = True
@@ -87,6 +90,10 @@ class Directory(Box):
         command = [sys.executable, "-c", code]
         return Producer(self.launch(command, env={"TASKS": str(path)}), path)
 
+    def lines(self, name: str = "out") -> list[str]:
+        """Return the lines that tasks have written to a file."""
+        return whole_lines(self.out / name)
+
     def written(self, tasks: Iterable[dict[str, Any]]) -> None:
         """Have a real uWSGI write tasks, and stop it."""
         producer = self.uwsgi_producer(tasks)
@@ -100,6 +107,11 @@ class Directory(Box):
             n, who, size, *rest = line.split()
             found.append(Line(n, who, int(size), *rest))
         return found
+
+    def wait_ran(self, count: int) -> None:
+        """Wait until so many were run, for as long as there are more and more."""
+        while (before := len(self.lines())) < count:
+            wait_until(lambda before=before: len(self.lines()) > before)  # type: ignore[misc]  # bound
 
     def close(self) -> None:
         """Kill all, children first: uWSGI's outlive their master."""
@@ -130,9 +142,9 @@ class Producer(NamedTuple):
         assert self.server.process.poll() in (None, 0), self.server.text()
         return Path(f"{self.path}.done").exists()
 
-    def wait(self, timeout: float = 30.0) -> None:
-        """Wait until it has put all."""
-        wait_until(lambda: self.is_done, timeout=timeout)
+    def wait(self) -> None:
+        """Wait until it has put all: beside load that takes a while."""
+        wait_until(lambda: self.is_done, timeout=200)
 
 
 @pytest.fixture

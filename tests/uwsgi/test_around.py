@@ -9,9 +9,9 @@ from typing import Final
 import pytest
 
 from ..integration.conftest import SPOOLD, wait_until
-from .conftest import Both
+from .conftest import TIMEOUT, Both
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 TASKS: Final = """
 import uwsgi
@@ -43,8 +43,9 @@ def test_signed_tasks_run_with_their_pickles(both: Both) -> None:
     both.produce(PUT.replace('n="1"', 'n="2"'), *directory, key=key)
     side = both.start_spoold("--key-file", str(key), "--require-signature")
     assert sorted(side.wait_lines(2)) == ["pickled (1,) {'two': [2]}", "plain 2 100000"]
-    wait_until(lambda: not both.waiting())
+    wait_until(lambda: len(both.names("corrupt")) == 4)  # with its report, each
     assert sum(not name.endswith(".why") for name in both.names("corrupt")) == 2
+    assert both.is_empty()
 
 
 def test_threads_are_refused(both: Both) -> None:

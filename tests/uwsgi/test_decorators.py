@@ -4,9 +4,9 @@ from typing import Final
 
 import pytest
 
-from .conftest import Both
+from .conftest import TIMEOUT, Both
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 NAMES: Final = """
 names = {}
@@ -23,7 +23,7 @@ def test_a_star_import_brings_the_names_of_uwsgi(both: Both) -> None:
 
 
 AROUND: Final = """
-import uwsgi
+import threading, uwsgi
 from uwsgidecorators import *
 
 @postfork
@@ -40,9 +40,12 @@ def locked(a):
     tell("locked", a)
     return a
 
+done = threading.Event()
+
 @thread
 def threaded(a):
     tell("threaded", a)
+    done.set()
 
 @harakiri(60)
 def limited(a):
@@ -51,7 +54,9 @@ def limited(a):
 
 @spoolraw
 def task(args):
-    tell("task", locked("in the spooler"), limited(2), type(threaded(3)).__name__)
+    kind = type(threaded(3)).__name__
+    done.wait()  # uWSGI lets no thread go on when the task is over
+    tell("task", locked("in the spooler"), limited(2), kind)
     return uwsgi.SPOOL_OK
 
 tell(locked("in the master"), get_free_signal())

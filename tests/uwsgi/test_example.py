@@ -3,41 +3,38 @@
 import http.client
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlencode
 
+import pytest
+
+from ..helpers import FACTOR
 from ..integration.conftest import SPOOLD, Spoold, wait_until
-from .conftest import ROOT
+from .conftest import ROOT, TIMEOUT, wait_until_it_obeys
 from .test_ini import uwsgi
 
 __all__ = ["uwsgi"]
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 EXAMPLE = ROOT / "examples/uwsgi_app"
 INI = EXAMPLE / "guestbook.ini"
 GUESTS = {"Ann": "Hello there", "Zoë/..": "<b>bold</b>", "Bob": "  ünicode \n"}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 class Guestbook:
     """The application's data, and how a visitor reaches it."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, port: int) -> None:
         data.mkdir(exist_ok=True)
         self.data = data
         self.spool = data / "spool"
-        self.port = free_port()
+        self.port = port
 
     @contextmanager
     def served(self, *command: str | Path) -> Iterator[Spoold]:
@@ -68,6 +65,7 @@ class Guestbook:
             if kind == "uwsgi":
                 daemon = stack.enter_context(self.served(uwsgi, "--ini", INI))
                 daemon.wait_for("spawned uWSGI worker")
+                wait_until_it_obeys(daemon)
             else:
                 daemon = stack.enter_context(self.served(SPOOLD, "--uwsgi-ini", INI))
                 daemon.wait_for("serve spool=")
@@ -78,7 +76,9 @@ class Guestbook:
             yield
 
     def ask(self, method: str, **form: str) -> str:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=20 * FACTOR
+        )
         body = urlencode(form) if method == "POST" else None
         with closing(connection), suppress(ConnectionError):
             connection.request(method, "/", body)
@@ -96,11 +96,13 @@ class Guestbook:
             return connection.execute(order).fetchall()
 
 
-def test_visitors_and_the_owner_see_the_same(uwsgi: Path, tmp_path: Path) -> None:
+def test_visitors_and_the_owner_see_the_same(
+    uwsgi: Path, tmp_path: Path, free_port: Callable[[], int]
+) -> None:
     seen = {}
     for kind in ("uwsgi", "spoold"):
         (tmp_path / kind).mkdir()
-        book = Guestbook(tmp_path / kind / "data")
+        book = Guestbook(tmp_path / kind / "data", free_port())
         with book.by(kind, uwsgi):
             for name, text in GUESTS.items():
                 answer = book.ask("POST", name=name, text=text)
@@ -122,9 +124,9 @@ def test_visitors_and_the_owner_see_the_same(uwsgi: Path, tmp_path: Path) -> Non
 
 
 def test_what_waits_when_uwsgi_is_stopped_is_done_by_spoold(
-    uwsgi: Path, tmp_path: Path
+    uwsgi: Path, tmp_path: Path, free_port: Callable[[], int]
 ) -> None:
-    book = Guestbook(tmp_path / "data")
+    book = Guestbook(tmp_path / "data", free_port())
     with book.by("uwsgi", uwsgi):
         for name, text in GUESTS.items():
             book.ask("POST", name=name, text=text)

@@ -13,7 +13,10 @@ from spooler.errors import UsageError
 from spooler.ext.uwsgi.ini import Reader
 from spooler.ext.uwsgi.ini_settings import read_ini
 
-from .conftest import UWSGI, need_uwsgi
+from ..helpers import FACTOR
+from .conftest import TIMEOUT, UWSGI, need_uwsgi
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 LETTERS = "".join(
     f"%{letter}|" for letter in "dnpsecxo0123456789DNPSECXOJIijvVhkuUgG%z "
@@ -233,7 +236,7 @@ def real(uwsgi: Path, case: Case, folder: Path) -> list[str]:
         cwd=folder,
         env={**os.environ, **case.environ},
         capture_output=True,
-        timeout=60,
+        timeout=30 * FACTOR,
     )
     text = os.fsdecode(done.stdout + done.stderr)
     assert ";end of configuration" in text, text
@@ -280,7 +283,7 @@ def test_what_uwsgi_refuses_is_refused(
         [uwsgi, "--ini", case.name, "--clock", "none", "--show-config"],
         cwd=tmp_path,
         capture_output=True,
-        timeout=60,
+        timeout=30 * FACTOR,
     )
     assert done.returncode == 1
     assert b"end of configuration" not in done.stdout + done.stderr

@@ -16,11 +16,15 @@ import pytest
 from spooler.packet import encode_packet
 from spooler.spooldir import SpoolDir
 
+from ..helpers import FACTOR
 from ..integration.conftest import SPOOLD, Spoold, wait_until
 from ..users import some_users
+from .conftest import TIMEOUT, UWSGI, wait_until_it_obeys, whole_lines
 from .test_ini import uwsgi, write
 
 __all__ = ["uwsgi"]
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 TOLD = """\
 import json, os, sys
@@ -145,6 +149,8 @@ def served(
     try:
         yield daemon
     finally:
+        if UWSGI in command:
+            wait_until_it_obeys(daemon)
         if daemon.process.poll() is None:
             daemon.send(signal.SIGINT)
         try:
@@ -212,11 +218,12 @@ uwsgi.spooler = run
 """
 
 
+SERVES = {"uwsgi": "spawned the uWSGI spooler on dir", "spoold": "serve spool="}
+"""What each logs when its spool is there, whole."""
+
+
 def lines(out: Path) -> list[str]:
-    try:
-        return (out / "out").read_text().splitlines()
-    except FileNotFoundError:
-        return []
+    return whole_lines(out / "out")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -240,7 +247,7 @@ def test_the_code_is_imported_anew_when_a_file_is_touched(
     )
     out = tmp_path / "out"
     with served([*command_of(kind, uwsgi), "app.ini"], tmp_path, out) as daemon:
-        wait_until((tmp_path / "spool").is_dir)
+        daemon.wait_for(SERVES[kind])
         put(tmp_path / "spool")
         wait_until(lambda: len(lines(out)) == 1)
         (tmp_path / "small.py").write_text(SMALL.replace("VERSION = 1", "VERSION = 22"))
@@ -279,7 +286,7 @@ def test_the_packages_of_a_virtual_environment_are_there(
     out = tmp_path / "out"
     with served([*command_of(kind, uwsgi), "app.ini"], tmp_path, out) as daemon:
         wait_until((out / "inside").exists)
-        daemon.wait_for("spawned the uWSGI spooler" if kind == "uwsgi" else "serve ")
+        daemon.wait_for(SERVES[kind])
     assert told(out, "inside")["cwd"] == str(tmp_path / "app")
 
 
@@ -302,8 +309,8 @@ def test_root_becomes_another_user(kind: str, uwsgi: Path) -> None:
             make = ["sh", "-c", "mkdir -m 700 spool && chown alice spool"]
             subprocess.run(users.enter(*make), cwd=users.home, check=True)
         command = [*command_of(kind, uwsgi), users.home / "app.ini"]
-        with served(users.enter(*command), users.home, out):
-            wait_until(spool.is_dir)
+        with served(users.enter(*command), users.home, out) as daemon:
+            daemon.wait_for(SERVES[kind])
             put(spool, owner=spool.stat().st_uid)
             wait_until(lambda: lines(out))
         uid = spool.stat().st_uid
@@ -401,7 +408,7 @@ def test_what_cannot_be_is_refused_in_a_line(
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=30 * FACTOR,
     )
     assert done.returncode == code, done.stderr
     assert problem.format(tmp_path) in done.stderr

@@ -7,9 +7,9 @@ from typing import Any, Final
 import pytest
 
 from ..integration.conftest import wait_until
-from .conftest import UWSGI, Both, need_uwsgi
+from .conftest import TIMEOUT, UWSGI, Both, need_uwsgi
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 CALLS: Final = """
 import uwsgi

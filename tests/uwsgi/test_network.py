@@ -5,8 +5,10 @@ What needs no uWSGI is in tests/integration/test_network.py.
 
 import socket
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,14 @@ from spooler import Spooler, SpoolRefused, SpoolUnreachable
 from spooler.packet import encode_packet
 from spooler.sending import STORED, send
 
-from ..helpers import FACTOR
+from ..helpers import connect, everything
 from ..integration.conftest import wait_until
-from .conftest import UWSGI, Both, need_uwsgi
+from .conftest import TIMEOUT, UWSGI, Both, need_uwsgi
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = pytest.mark.timeout(TIMEOUT)
+
+PATIENT = ("--socket-timeout", "100")
+"""For a machine on which a thread may have to wait for its turn."""
 
 APP = """
 import uwsgi
@@ -49,10 +54,13 @@ import mine, uwsgi
 
 for name in (b"one", b"two" * 30_000):
     task = {b"ud_spool_func": b"hello", b"ud_spool_ret": b"-2", b"name": name}
-    try:
-        print(uwsgi.spool({**task, b"spooler": b"%(to)s", b"body": b"body"}))
-    except ValueError as error:
-        print(error)
+    answer = "it took too long"  # for this machine, maybe
+    while "it took too long" in str(answer):
+        try:
+            answer = uwsgi.spool({**task, b"spooler": b"%(to)s", b"body": b"body"})
+        except ValueError as error:
+            answer = error
+    print(answer)
 """
 
 LATER = """
@@ -63,32 +71,33 @@ print(mine.add.spool(3, 4, **to))
 """
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        port: int = made.getsockname()[1]
-    return port
+def patient(call: Callable[..., object], *args: Any, **rest: Any) -> None:
+    """Call what gives the other side 4 s, until this machine was fast enough."""
+    while True:
+        try:
+            call(*args, **rest)
+        except SpoolUnreachable as error:
+            if "it took too long" not in str(error):
+                raise
+        else:
+            return
 
 
 def say(address: str, data: bytes) -> bytes:
     """Send bytes, and return all that is answered until the other side closes."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), 10 * FACTOR) as line:
+    with connect(address) as line:
         line.sendall(data)
-        found = b""
-        with suppress(ConnectionResetError):
-            while piece := line.recv(100):
-                found += piece
-        return found
+        return everything(line)
 
 
 @pytest.fixture
-def addresses(both: Both) -> tuple[str, str]:
+def addresses(both: Both, free_port: Callable[[], int]) -> tuple[str, str]:
     """Start both servers, each with a socket and the application; return those."""
     need_uwsgi()
     both.application(APP)
     real, ours = (f"127.0.0.1:{free_port()}" for _ in range(2))
     both.start_uwsgi("--socket", real, "--spooler-ordered")
-    both.start_spoold("--socket", ours)
+    both.start_spoold("--socket", ours, *PATIENT)
     wait_until(lambda: listens(real) and listens(ours))
     return real, ours
 
@@ -128,7 +137,7 @@ def test_a_spool_that_is_not_there_is_refused_by_both(
     for address in addresses:
         assert say(address, packet) == b"\xff\0\0\0"
         with pytest.raises(SpoolRefused):
-            send(address, {b"a": b"1", b"spooler": b"/nowhere"})
+            patient(send, address, {b"a": b"1", b"spooler": b"/nowhere"})
     both.spoold.daemon.wait_for("spooler: '/nowhere' is not served here")
 
 
@@ -142,22 +151,24 @@ def test_the_python_api_puts_tasks_into_a_real_uwsgi(
     both: Both, addresses: tuple[str, str]
 ) -> None:
     real = Spooler(addresses[0])
-    real.put("resize", {"photo": "1.png", "width": 200, "tags": ["a"]})
-    [line] = both.uwsgi.wait_lines(1)
+    patient(real.put, "resize", {"photo": "1.png", "width": 200, "tags": ["a"]})
+    [line] = set(both.uwsgi.wait_lines(1))
     pairs = {"photo": "1.png", "width": "200", "tags": '["a"]'}
     for key, value in {**pairs, "ud_spool_func": "resize"}.items():
         assert str((str(key.encode()), str(value.encode()))) in line
     with pytest.raises(SpoolRefused, match="it keeps no bodies"):
-        real.put("resize", body=b"body")
+        patient(real.put, "resize", body=b"body")
     with pytest.raises(SpoolRefused, match="it keeps no bodies"):
-        real.put("resize", {"photo": "x" * 70_000})
+        patient(real.put, "resize", {"photo": "x" * 70_000})
     with pytest.raises(SpoolUnreachable):  # more than its --buffer-size
-        real.put("resize", {"photo": "x" * 5000})
+        patient(real.put, "resize", {"photo": "x" * 5000})
     both.uwsgi.wait_done()
-    assert len(both.uwsgi.lines()) == 1
+    assert set(both.uwsgi.lines()) == {line}
 
 
-def test_an_outbox_waits_for_a_real_uwsgi(both: Both) -> None:
+def test_an_outbox_waits_for_a_real_uwsgi(
+    both: Both, free_port: Callable[[], int]
+) -> None:
     need_uwsgi()
     both.application(APP)
     real = f"127.0.0.1:{free_port()}"
@@ -165,18 +176,20 @@ def test_an_outbox_waits_for_a_real_uwsgi(both: Both) -> None:
         Spooler(both.spool).put("f", {"n": number}, spooler=real, outbox=True)
     both.start_spoold().daemon.wait_for("retry task=")
     both.start_uwsgi("--socket", real)
-    lines = both.uwsgi.wait_lines(3)
     for number in range(3):
-        assert any(f"b'{number}'" in line for line in lines)
+        text = f"b'{number}'"
+        wait_until(lambda text=text: any(text in x for x in both.uwsgi.lines()))  # type: ignore[misc]  # bound
     wait_until(both.is_empty)
     assert not both.failed()
 
 
-def test_a_real_uwsgi_sends_requests_with_their_bodies(both: Both) -> None:
+def test_a_real_uwsgi_sends_requests_with_their_bodies(
+    both: Both, free_port: Callable[[], int]
+) -> None:
     need_uwsgi()
     both.application(APP)
     web, ours = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    both.start_spoold("--socket", ours)
+    both.start_spoold("--socket", ours, *PATIENT)
     router = ["--master", "--die-on-term", "--http", web, "--http-to", ours]
     both.launch([str(UWSGI), *router, "--http-modifier1", "17"])
     wait_until(lambda: listens(web) and listens(ours))
@@ -203,9 +216,10 @@ def test_uwsgi_spool_sends_to_the_socket_that_is_its_spooler(
     errors = both.produce(PRODUCER % to).splitlines()
     assert [line.partition(":")[0] for line in errors] == ["unable to spool job"] * 2
     assert "no answer from unix:" in errors[0]
-    both.start_spoold("--socket", to["to"])
+    both.start_spoold("--socket", to["to"], *PATIENT)
     assert both.produce(PRODUCER % to).splitlines() == [f"b'unix:{to['to']}'"] * 2
-    lines = sorted(both.spoold.wait_lines(2))
+    wait_until(lambda: len(set(both.spoold.lines())) == 2)
+    lines = sorted(set(both.spoold.lines()))
     keys = ["body", "name", "spooler_task_name", "ud_spool_func", "ud_spool_ret"]
     assert lines == [f"{name} 4 {keys}" for name in ("one", "two" * 30_000)]
 
@@ -218,7 +232,8 @@ def test_uwsgi_spool_with_an_outbox_waits_for_the_socket(
     printed = both.produce(LATER % to, "--dir", str(both.spool))
     assert printed.count(".spooler.forward") == len(both.waiting()) == 2
     both.start_spoold("--socket", to["to"])
-    summed, named = sorted(both.spoold.wait_lines(2))
+    wait_until(lambda: len(set(both.spoold.lines())) == 2)
+    summed, named = sorted(set(both.spoold.lines()))
     assert summed == "7"
     assert named.startswith("three 0 [")
     assert "outbox" not in named
@@ -228,13 +243,13 @@ def test_uwsgi_spool_with_an_outbox_waits_for_the_socket(
 def test_send_message_sends_a_task(both: Both, tmp_path: Path) -> None:
     both.application(HELLO)
     path = tmp_path / "s.sock"
-    both.start_spoold("--socket", str(path))
+    both.start_spoold("--socket", str(path), *PATIENT)
     message = {"ud_spool_func": "hello", "ud_spool_ret": "-2", "name": "four"}
     script = (
         "import mine, uwsgi\n"
-        f"answer = uwsgi.send_message({str(path)!r}, 17, 0, {message!r}, 4)\n"
+        f"answer = uwsgi.send_message({str(path)!r}, 17, 0, {message!r}, 100)\n"
         "print(answer == bytes((255, 0, 0, 1)), list(answer))\n"
-        f"print(uwsgi.send_message({str(path)!r}, 100, 0, {{}}))\n"
+        f"print(uwsgi.send_message({str(path)!r}, 100, 0, {{}}, 100))\n"
     )
     told = both.produce(script).splitlines()
     assert told == ["True [b'\\xff\\x00\\x00\\x01']", "b'd\\x00\\x00\\x01'"]

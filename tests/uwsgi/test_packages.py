@@ -17,9 +17,10 @@ import pytest
 
 from ..helpers import FACTOR
 from ..integration.conftest import wait_until
+from .conftest import TIMEOUT
 from .either import APPS, SERVERS, Either
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 
 @pytest.fixture(params=SERVERS)
@@ -61,7 +62,8 @@ TIMED: Final = ("twice", "each second", "each minute")
 def test_uwsgi_tasks_does_what_its_readme_describes(either: Either) -> None:
     with either.serve("tasks_readme", "tasks_readme_put"):
         either.wait_told(*TASKS, f"where {either.out}", apart=TIMED)
-        either.wait_often("each second")
+        either.wait_often("twice", 2)
+        either.wait_often("each second", either.lines().count("each second") + 3)
         assert either.lines().count("twice") == 2
         assert either.lines().count("lazily") == 2
 
@@ -74,7 +76,7 @@ def test_uwsgi_tasks_puts_from_a_process_of_its_own(spoold: Either) -> None:
 
 def test_uwsgi_tasks_runs_its_cron_lines(either: Either) -> None:
     with either.serve("tasks_readme"):
-        either.wait_until(lambda: "each minute" in either.lines(), timeout=75 / FACTOR)
+        either.wait_until(lambda: "each minute" in either.lines(), timeout=160)
 
 
 def test_priorities_of_uwsgi_tasks_are_kept_and_the_rest_runs_last(
@@ -146,7 +148,8 @@ RUNTIME: Final = [
 def test_the_runtime_of_uwsgiconf_works(either: Either) -> None:
     with either.serve("conf_runtime", "conf_runtime_put"):
         either.wait_told(*RUNTIME, apart=("tick", "twice", "seldom"))
-        either.wait_often("tick")
+        either.wait_often("twice", 2)
+        either.wait_often("tick", either.lines().count("tick") + 3)
         assert either.lines().count("twice") == 2
 
 
@@ -155,7 +158,7 @@ def test_the_runtime_of_uwsgiconf_works(either: Either) -> None:
 
 def rows(either: Either, query: str) -> list[tuple[Any, ...]]:
     """Return what a query finds in the project's database."""
-    with closing(sqlite3.connect(either.out / "db")) as db:
+    with closing(sqlite3.connect(either.out / "db", timeout=10 * FACTOR)) as db:
         return db.execute(query).fetchall()
 
 
@@ -174,6 +177,7 @@ def test_django_uwsgi_taskmanager_runs_stops_and_repeats_commands(
     with either.serve("dj_tasks", "dj_tasks_put"):
         either.wait_until(lambda: len(either.lines()) == 3)
         either.wait_until(lambda: rows(either, states) == ended)
+        either.wait_until(lambda: len(either.files()) == 1)  # the last has ended
     assert either.lines() == [
         "now spooled True",
         "stopped scheduled True",

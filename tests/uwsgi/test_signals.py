@@ -1,11 +1,11 @@
 """Signals, timers, file monitors, locks and limits, beside the real uWSGI's."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,9 @@ import pytest
 
 from ..helpers import FACTOR
 from ..integration.conftest import wait_until
-from .conftest import Both, Side, need_uwsgi
+from .conftest import TIMEOUT, Both, Side, need_uwsgi
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 Run = Callable[..., tuple[list[str], list[str]]]
 
@@ -176,7 +178,8 @@ def test_the_memory_and_the_time_are_as_they_are(side_by_side: Run) -> None:
     source = """
 import time, uwsgi
 rss, vsz = uwsgi.mem()
-tell(1e6 < rss < vsz, abs(uwsgi.micros() / 1e6 - time.time()) < 1)
+before, now, after = time.time(), uwsgi.micros() / 1e6, time.time()
+tell(1e6 < rss < vsz, before - 0.01 < now < after + 0.01)
 """
     real, ours = side_by_side(source, has("True True"))
     assert ours == real == ["True True"]
@@ -262,10 +265,14 @@ for _ in range(3):
         "def later():\n    uwsgi.add_timer(1, 1)\n"
         "def counted():\n    uwsgi.add_rb_timer(2, 1, 2)\n" + script + "counted()\n",
     )
-    waiting = [f for f in both.spoold.files() if f.endswith(".uwsgi.timer")]
-    assert len(waiting) == 1
-    wait_until(lambda: both.spoold.lines().count("run") >= 4)
-    assert both.spoold.lines().count("counted") == 2
+    side = both.spoold
+    wait_until(lambda: side.lines().count("counted") >= 2)
+    count = side.lines().count("run")
+    wait_until(lambda: side.lines().count("run") >= count + 4)
+    side.stop()  # else it may be between two places
+    assert side.lines().count("counted") == 2
+    [waiting] = side.files()
+    assert waiting.endswith(".uwsgi.timer")
 
 
 def test_importing_an_application_elsewhere_starts_nothing(both: Both) -> None:
@@ -336,8 +343,8 @@ def often(num):
 """
     )
     side = both.start_spoold("--uwsgi-files")
-    assert "are left to uWSGI" in side.daemon.text()
-    assert "timers=0" in side.daemon.text()
+    side.daemon.wait_for("are left to uWSGI")
+    side.daemon.wait_for("timers=0")
 
 
 # -- signals ----------------------------------------------------------------------
@@ -374,8 +381,8 @@ def test_a_signal_is_raised_from_outside(both: Both) -> None:
     )
     both.start_spoold()
     produce(both, "import uwsgi\nuwsgi.signal(5)\nuwsgi.signal(5)")
+    assert both.spoold.wait_lines(2) == ["raised 5"] * 2
     both.spoold.wait_done()
-    assert both.spoold.lines() == ["raised 5"] * 2
 
 
 def test_a_signal_for_another_function_by_now_fails(both: Both) -> None:
@@ -383,10 +390,8 @@ def test_a_signal_for_another_function_by_now_fails(both: Both) -> None:
     produce(both, "import mine, uwsgi\nuwsgi.signal(5)")
     both.application("import uwsgi\nuwsgi.register_signal(5, '', lambda n: tell('no'))")
     both.start_spoold()
-    failed = both.spool / "failed"
-    wait_until(lambda: len(list(failed.iterdir())) == 2)
-    (why,) = failed.glob("*.why")
-    assert "signal 5 was for mine.tell: now it is mine.<lambda>" in why.read_text()
+    why = str(both.why()["error"])
+    assert "signal 5 was for mine.tell: now it is mine.<lambda>" in why
     assert both.spoold.lines() == []
 
 
@@ -496,7 +501,7 @@ def test_a_file_that_is_replaced_or_gone_for_a_while_is_still_watched(
     file.write_text("while nobody has looked")
     count = side.lines().count("file")
     both.start_spoold()
-    wait_until(lambda: side.lines().count("file") == count + 1)
+    wait_until(lambda: side.lines().count("file") > count)
     assert "folder" not in side.lines()
 
 
@@ -595,8 +600,11 @@ if not os.path.exists(os.environ["OUT"] + "/put"):
     uwsgi.spool({b"a": b"1"})
 """
     )
-    real, ours = side_by_side(source, lambda side: not side.files())
-    assert Counter(ours) == Counter(real) == {"begin": 2, "end": 1}
+    # On a slow machine the second run is killed, too, before it takes the limit back.
+    until = has("end")
+    for told in side_by_side(source, lambda side: until(side) and not side.files()):
+        assert told[:2] == ["begin", "begin"]
+        assert told.count("end") == 1
 
 
 def test_a_user_harakiri_ends_with_the_run(both: Both) -> None:
@@ -607,15 +615,15 @@ import time
 
 def work(env):
     if b"limit" in env:
-        uwsgi.set_user_harakiri(1)
+        uwsgi.set_user_harakiri(LIMIT)
     else:
-        time.sleep(2)
+        time.sleep(LIMIT + 1)
     tell("end")
-"""
+""".replace("LIMIT", str(math.ceil(FACTOR)))
     )
     both.start_spoold()
     produce(both, "import uwsgi\nuwsgi.spool({b'limit': b'1', b'priority': b'1'})")
     produce(both, "import uwsgi\nuwsgi.spool({b'sleep': b'1'})")
+    assert both.spoold.wait_lines(2) == ["end", "end"]
     both.spoold.wait_done()
-    assert both.spoold.lines() == ["end", "end"]
     assert "time limit" not in both.spoold.daemon.text()

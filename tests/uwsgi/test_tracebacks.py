@@ -1,11 +1,16 @@
 """What an exception in a task leaves to be read."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ..helpers import FACTOR
-from .conftest import Both
+from .conftest import TIMEOUT, Both
+
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 BAD = """
 from uwsgidecorators import spool
@@ -21,9 +26,10 @@ def test_the_traceback_of_each_attempt_is_in_the_log_of_its_run(both: Both) -> N
     both.start_spoold()
     both.produce("import mine\nmine.bad(a='1')", "--dir", str(both.spool))
     both.spoold.daemon.wait_for("retry task=")
-    [path] = both.paths_of_waiting()
+    found = re.search(r"retry task=(\w+) ", both.spoold.daemon.text())
+    assert found is not None
     spool = str(Path(sys.executable).with_name("spool"))
-    command = [spool, "--dir", str(both.spool), "log", path.split(".")[3]]
+    command = [spool, "--dir", str(both.spool), "log", found[1], "--attempt", "1"]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=30 * FACTOR, check=True
     )

@@ -7,7 +7,7 @@ import signal
 import subprocess
 from contextlib import suppress
 from threading import Event
-from time import time
+from time import monotonic
 
 from tasks import (  # type: ignore[import-not-found] # it is in PYTHONPATH
     OUT,
@@ -19,11 +19,11 @@ from spooler import current_task, spool
 
 
 def begin(name: str = "log") -> None:
-    write(f"{time():.6f} + {os.getpid()}", name)
+    write(f"{monotonic():.6f} + {os.getpid()}", name)
 
 
 def end(name: str = "log") -> None:
-    write(f"{time():.6f} - {os.getpid()}", name)
+    write(f"{monotonic():.6f} - {os.getpid()}", name)
 
 
 @spool(concurrency=2, max_attempts=1)
@@ -34,9 +34,13 @@ def two_at_a_time(seconds: float = 0.02) -> None:
 
 
 @spool(concurrency=1, concurrency_key="{host}-{port}")
-def one_for_each_host(host: str, port: int = 80, seconds: float = 0.05) -> None:
+def one_for_each_host(
+    host: str, port: int = 80, seconds: float = 0.05, gate: str = ""
+) -> None:
     begin(f"log-{host}-{port}")
     Event().wait(seconds)
+    if gate:
+        wait_for(gate)
     end(f"log-{host}-{port}")
 
 
@@ -102,9 +106,8 @@ def fails() -> None:
 
 @spool(max_attempts=1, hard_timeout=0.3)
 def hard(how: str) -> None:
-    """Be stuck; the time at which the last sign of life was given is written down."""
-    write(f"{time():.6f}", "begun")
-    write(str(os.getpid()), "pid")
+    """Be stuck; what is written at once is when this began, and in which process."""
+    write(f"{monotonic():.6f} {os.getpid()}", "begun")
     stuck(how)
 
 
@@ -146,7 +149,7 @@ def beside(name: str = "beside") -> None:
 
 @spool
 def plain() -> None:
-    write(f"{time():.6f}", "plain")
+    write(f"{monotonic():.6f}", "plain")
 
 
 assert OUT.is_dir()

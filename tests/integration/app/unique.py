@@ -35,11 +35,13 @@ def broken(number: int) -> None:
 
 @spool(key="{number}", retries=1, backoff=0.2, jitter=0)
 def broken_once(number: int) -> None:
-    """Fail the first time."""
+    """Fail the first time; end the second time when a file is there."""
     mark = Path(os.environ["OUT"], f"once-{number}")
     if not mark.exists():
         mark.touch()
         raise ValueError(number)
+    while not Path(os.environ["OUT"], "gate").exists():
+        Event().wait(0.01)
     _say(f"mended {number}")
 
 

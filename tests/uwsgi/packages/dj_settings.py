@@ -7,6 +7,7 @@ DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": os.path.join(os.environ["OUT"], "db"),
+        "OPTIONS": {"timeout": 100},  # the tests look into it, too
     }
 }
 INSTALLED_APPS = [

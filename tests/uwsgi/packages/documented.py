@@ -139,7 +139,10 @@ def each_minute(number):
     say("each minute")
 
 
-@cron(40, 2, 1, 1, 0, target="spooler")
+OTHER_MONTH = (time.localtime().tm_mon + 5) % 12 + 1
+
+
+@cron(40, 2, 1, OTHER_MONTH, 0, target="spooler")
 def seldom(number):
     say("seldom")
 
