@@ -43,15 +43,22 @@ _raise_in: Final[Callable[..., int]] = ctypes.pythonapi.PyThreadState_SetAsyncEx
 
 
 class Interruptible:
-    """A block that another thread may interrupt: once, and never after its end."""
+    """A block that another thread may interrupt: once, and never after its end.
+
+    If that comes before the block has begun it ends at its beginning.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._thread: int | None = None
-        self._sent = False
+        self._early: type[BaseException] | None = None
+        self._done = False  # it was interrupted, or has ended
 
     def __enter__(self) -> Self:
-        self._thread = get_ident()
+        with self._lock:
+            if self._early is not None:
+                raise self._early
+            self._thread = get_ident()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,14 +66,19 @@ class Interruptible:
         # between taking the lock and the next line.
         with self._lock:
             thread, self._thread = self._thread, None
-            if self._sent and thread is not None:
+            was_interrupted, self._done = self._done, True
+            if was_interrupted and thread is not None:
                 _raise_in(ctypes.c_ulong(thread), None)  # if it did not come in time
 
     def interrupt(self, error: type[BaseException]) -> None:
-        """Raise an exception in the block, if it is still running."""
+        """Raise an exception in the block, unless it is over."""
         with self._lock:
-            if self._thread is not None and not self._sent:
-                self._sent = True
+            if self._done:
+                return
+            self._done = True
+            if self._thread is None:
+                self._early = error
+            else:
                 _raise_in(ctypes.c_ulong(self._thread), ctypes.py_object(error))
 
 

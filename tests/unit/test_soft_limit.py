@@ -58,6 +58,16 @@ def test_a_block_in_a_thread_is_interrupted(error: type[BaseException]) -> None:
     assert isinstance(found[0], error)
 
 
+@pytest.mark.parametrize("error", [timed_out(2.5), Killed])
+def test_a_block_that_is_interrupted_before_it_begins_does_not_begin(
+    error: type[BaseException],
+) -> None:
+    block = Interruptible()
+    block.interrupt(error)
+    with pytest.raises(error), block:
+        pytest.fail("it has begun")
+
+
 def test_a_timeout_without_arguments_knows_its_seconds() -> None:
     error = timed_out(2.5)()  # type: ignore[call-arg] # that is what it is for
     assert isinstance(error, SoftTimeout)
@@ -81,13 +91,6 @@ def test_nothing_is_raised_after_the_block() -> None:
     assert found == ["done"]
 
 
-def test_a_block_that_has_not_begun_is_not_interrupted() -> None:
-    block = Interruptible()
-    block.interrupt(Killed)
-    with block:
-        pass
-
-
 def test_an_interrupt_at_the_very_end_never_comes_late() -> None:
     """It is raised in the block, or never: a thousand times at random moments."""
     blocks: list[Interruptible] = []
@@ -105,9 +108,9 @@ def test_an_interrupt_at_the_very_end_never_comes_late() -> None:
         outside = 0
         for _ in range(1000):
             block = Interruptible()
-            blocks.append(block)
             try:
                 with block:
+                    blocks.append(block)
                     for _ in range(20):
                         pass
             except Killed:
