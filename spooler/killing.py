@@ -19,6 +19,9 @@ from .watched import WatchedWorker
 CANCEL: Final = 0.150
 """Seconds that a worker is given to end a run that it was asked to cancel."""
 
+CANCEL_AMONG: Final = 1.0
+"""The same where it would take other runs with it, if it had to be killed."""
+
 TERM: Final = 0.100
 """Seconds between the two signals, TERM and KILL."""
 
@@ -84,19 +87,21 @@ class Killing:
         for task_id in asked:
             worker = self._workers.get(runs[task_id][0]) if task_id in runs else None
             if worker is not None and task_id not in self._wanted:
-                self._cancel(worker, runs[task_id][1])
+                is_alone = [name for name, _ in runs.values()].count(worker.name) == 1
+                seconds = CANCEL if is_alone else CANCEL_AMONG
+                self._cancel(worker, runs[task_id][1], seconds)
         for task_id in [each for each in self._wanted if each not in runs]:
             kills.forget(self._spool, task_id)
             del self._wanted[task_id]
 
-    def _cancel(self, worker: WatchedWorker, task: Name) -> None:
+    def _cancel(self, worker: WatchedWorker, task: Name, seconds: float) -> None:
         path = f"{task.folder}/{task}"
         text = "kill task=%s name=%s worker=%s: asked for"
         log.warning(text, task.id, escape(task.task), worker.name)
         self._wanted[task.id] = worker.name
         worker.culprits[path] = ASKED
         if worker.term_at is None:
-            worker.term_at = self._clock.monotonic() + CANCEL
+            worker.term_at = self._clock.monotonic() + seconds
         worker.channel.send([f"!cancel {path}"])
 
     # -- time -------------------------------------------------------------------

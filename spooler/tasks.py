@@ -40,7 +40,7 @@ _MAGIC: Final = frozenset({"at", "priority", "body", "spooler"})
 _PLAIN_OPTIONS: Final = frozenset(
     name
     for name in PutOptions.__struct_fields__
-    if name not in ("run", "keeps", "remote")
+    if name not in ("run", "keeps", "remote", "spool")
 )
 
 
@@ -364,9 +364,8 @@ def overlay(base: PutOptions, **given: Any) -> PutOptions:
             base, spool=spool or base.spool, remote=remote, durability=durability
         )
     if not given.keys() <= _PLAIN_OPTIONS:
-        spool = given.get("spool", base.spool)
         for name in ("then", "on_failure"):
-            given[name] = followers(given.get(name), spool)
+            given[name] = followers(given.get(name), base.spool)
         if "expires" in given:
             given["expires"] = expires_for_file(given["expires"])
         given["run"] = over(run_options(given), base.run)

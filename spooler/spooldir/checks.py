@@ -277,13 +277,14 @@ class Check:
         self.files += 1
         if self._age(status) < ON_ITS_WAY or is_priority(name):
             return
-        if self._is_for_daemons(folder, name):
+        is_file = stat.S_ISREG(status.st_mode)
+        if is_file and self._is_for_daemons(folder, name):
             if not self._served:
                 text = "is uWSGI's, and only a daemon adopts it: start spoold"
                 yield Finding("place", path, text)
             return
         text = "lies in the wrong place" if Name.parse(name) else "was not adopted"
-        known = status.st_uid in self._owners or not stat.S_ISREG(status.st_mode)
+        known = status.st_uid in self._owners or not is_file
         if not known:
             text += f", and belongs to uid {status.st_uid}: see spoold --allow-uid"
         mend = partial(self._adopt, folder, name) if known else None

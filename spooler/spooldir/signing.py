@@ -88,8 +88,11 @@ class Signer:
             KeyFileError: It cannot be used; the old keys go on, if there are any.
         """
         self._look_at = self._clock.monotonic() + LOOK_EVERY
-        self._stamp = stamp_of(self.path)
-        self._keys = tuple(map(_Key, load(self.path)))
+        stamp = stamp_of(self.path)
+        try:
+            self._keys = tuple(map(_Key, load(self.path)))
+        finally:  # after the keys: another thread takes it for theirs
+            self._stamp = stamp
 
     def _has_changed(self) -> bool:
         """Read the key file if it has changed; tell whether there are other keys."""
@@ -215,8 +218,9 @@ class Signer:
             KeyFileError: There is no key.
             OSError: From the file system; it says nothing about the task.
         """
+        keys = self._keys
         problem = self._check(task)
-        if problem is WRONG and self._has_changed():
+        if problem is WRONG and (self._has_changed() or self._keys is not keys):
             problem = self._check(task)
         return problem
 

@@ -500,6 +500,22 @@ def test_a_new_key_is_looked_for_before_a_file_is_refused(
     assert problem(signer, file, json_file(by=OTHER)) is None
 
 
+def test_keys_that_another_thread_reads_just_now_count(
+    key: Path, clock: FakeClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer, real = Signer(str(key), clock), key_file.load
+    signer.look()
+    write_keys(key, OTHER)
+
+    def load(path: str) -> tuple[bytes, ...]:
+        monkeypatch.setattr(signing, "load", real)
+        assert problem(signer, tmp_path / "file", json_file(by=OTHER)) is None
+        return real(path)
+
+    monkeypatch.setattr(signing, "load", load)
+    signer.look()
+
+
 def test_old_keys_go_on_if_the_file_cannot_be_read(
     key: Path, clock: FakeClock, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -426,9 +426,9 @@ class _Connection:
         """Return who is at the other end of a UNIX socket, else ``NOBODY``."""
         if self._line.family != socket.AF_UNIX:
             return NOBODY
-        size = struct.calcsize("3i")
+        size = struct.calcsize("iII")
         told = self._line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", told)[1])
+        return int(struct.unpack("iII", told)[1])
 
     # -- bytes ------------------------------------------------------------------
 
