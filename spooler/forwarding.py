@@ -25,6 +25,7 @@ from .packet import PACKET, decode_pairs
 from .registry import Entry, Kind
 from .retry import RetryOptions
 from .sending import send
+from .spooldir.owner import asker_of
 from .spooldir.reading import TaskFile
 from .spooldir.reports import attempts
 from .task import FORWARD, Claim, Outcome, Verdict
@@ -115,10 +116,11 @@ def _handle(claim: Claim, task: TaskFile) -> Outcome:
     Raises:
         Retry, Fail: As ``forward``; it may not be asked for.
     """
-    header, owner = task.header, os.fstat(task.fd).st_uid
+    header = task.header
     if not claim.signed:
-        if owner != os.geteuid():
-            raise Fail(f"uid {owner} may not have tasks sent by this user: not signed")
+        asker = asker_of(task.fd)
+        if asker != os.geteuid():
+            raise Fail(f"uid {asker} may not have tasks sent by this user: not signed")
         if header.key is not None:  # of such a file a copy is made, which belongs to us
             raise Fail("a task with a key is not sent on, unless it is signed")
     if header.uwsgi:

@@ -9,7 +9,8 @@ and nobody can swap the directory under a running process.
 * ``root``: open a spool, put, list what waits (all that a producer needs);
   ``marking``: what makes a directory a spool
 * ``reading``: a task file, opened safely and parsed; its body as a file
-* ``keys``: put and adopt tasks with a uniqueness key; ``owner``: who has one
+* ``keys``: put tasks with a uniqueness key; ``keyed``: adopt them; ``owner``: who has
+  one
 * ``reports``: the ``.why`` files and the list of attempts
 * ``results``: what tasks have returned; ``tracking``: where one task is, at any time
 * ``runlogs``: what runs print; ``progress``: how far they say they are

@@ -16,13 +16,13 @@ from typing import Final, NamedTuple
 from ..alarm import Alarm
 from ..clock import CLOCK, Clock
 from ..codec import Header
-from ..errors import CorruptError
+from ..errors import CorruptError, SpoolUncertain
 from ..logs import escape
 from ..moments import parse_at
 from ..task import DEFAULT_PRIORITY, MAX_DUE_US, Name
-from . import keys
+from . import keyed, keys
 from .claims import put_aside
-from .owner import id_of, masters
+from .owner import id_of, masters, sender_of
 from .reading import READ_FLAGS, TaskFile, open_task
 from .root import SpoolDir
 from .signing import Signer, disagreement
@@ -277,16 +277,18 @@ class Dropped:
         spool, header, status = self._spool, task.header, os.fstat(task.fd)
         policy = (header.options and header.options.if_exists) or "skip"
         sender = None
-        if status.st_uid not in masters(spool):
-            sender = keys.Sender(status.st_uid, lambda: self._is_signed(task, name))
-        wanted = (name, header.key or "", policy, sender)
+        if (uid := sender_of(spool, task.fd)) not in masters(spool):
+            sender = keys.Sender(uid, lambda: self._is_signed(task, name))
+        wanted = (name, header.key or "", policy)
         try:
-            if os.geteuid() in (0, status.st_uid):
-                there, adopted = keys.adopt(spool, path, status, *wanted)
-            else:  # to which this process can make no link
-                there, adopted = keys.adopt_copy(spool, path, task, *wanted)
+            if sender is None and os.geteuid() in (0, status.st_uid):
+                there, adopted = keyed.adopt(spool, path, status, *wanted)
+            else:  # to which this process can make no link, or must not
+                there, adopted = keyed.adopt_copy(spool, path, task, *wanted, sender)
         except (BlockingIOError, TimeoutError):
             return True  # somebody else is busy with the file or with the key
+        except SpoolUncertain as error:  # the file is there, to be looked at again
+            raise OSError(errno.EIO, str(error)) from error
         if adopted:
             return there
         log.info(

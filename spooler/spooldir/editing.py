@@ -17,7 +17,7 @@ from ..task import Name, State
 from .control import HELD, NOT_BEGUN, hold, not_begun, rename
 from .exchange import exchange
 from .files import NEW_FLAGS, link_to, write_all
-from .owner import mark, sender_of
+from .owner import mark, marked, sender_of
 from .reading import TaskFile
 from .repair import Found
 from .root import SpoolDir
@@ -48,9 +48,9 @@ def replace(
 ) -> str:
     """Give a task that has not begun another header; its body stays. Synced.
 
-    Its file is as old as before, and belongs to whom it belonged; if it was signed it
-    is signed again. What else is a link
-    to it, a key or a timer's slot, becomes one to the new file.
+    Its file is as old as before, and belongs to whom it belonged, or says who that
+    was; if it was signed it is signed again. What else is a link to it, a key or a
+    timer's slot, becomes one to the new file.
 
     Args:
         task: Its file, open, as it was read.
@@ -62,39 +62,35 @@ def replace(
 
     Raises:
         UsageError: It is neither waiting nor held; or its signature is not good, or
-            cannot be made here.
+            cannot be made here; or the new file cannot say who put the task.
         NotFoundError: Somebody began, moved or changed it; nothing was changed.
         OSError: From the file system. Nothing was changed; but if that could not be
             undone either, a waiting task is held, and its key or its slot may be free.
     """
-    not_begun(found, *NOT_BEGUN)
+    first = not_begun(found, *NOT_BEGUN)
     hidden = f"{HELD}/.{os.urandom(8).hex()}"
     fd = os.open(hidden, NEW_FLAGS, 0o600, dir_fd=spool.fd)
+    new = _New(fd, hidden)
     try:
         _write(spool, fd, task, head)
         # Whoever changes what a key is a link to holds these locks: see keys.
         _flock(fd)
         _flock(task.fd)
         try:
-            return _put_in_place(spool, found, task, _New(fd, hidden), name)
+            return _put_in_place(spool, found, task, new, name)
         finally:
             with suppress(OSError):
                 fcntl.flock(task.fd, fcntl.LOCK_UN)
     finally:
+        with suppress(OSError, NotFoundError):  # it is swept by age
+            _clear(spool, task, new, first)
         with suppress(OSError):  # it was synced before
             os.close(fd)
-        with suppress(OSError):  # it is in its place, or it is swept by age
-            os.unlink(hidden, dir_fd=spool.fd)
 
 
 def _write(spool: SpoolDir, fd: int, task: TaskFile, head: bytes) -> None:
+    _keep_owner(spool, fd, task)
     status = os.fstat(task.fd)
-    if os.geteuid() == 0:
-        os.fchown(fd, status.st_uid, status.st_gid)
-    os.fchmod(fd, status.st_mode & 0o777)
-    sender = sender_of(spool, task.fd)
-    if sender != os.fstat(fd).st_uid:
-        mark(fd, sender)
     if is_signed(task.data):
         if spool.signer is None:
             raise UsageError("is signed, and there is no key here to sign it again")
@@ -104,6 +100,32 @@ def _write(spool: SpoolDir, fd: int, task: TaskFile, head: bytes) -> None:
         _copy(task.fd, task.header.body_offset, fd)
     os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
     os.fsync(fd)
+
+
+def _keep_owner(spool: SpoolDir, fd: int, task: TaskFile) -> None:
+    """Give the new file to whom the old one belongs, or have it say who put the task.
+
+    Raises:
+        UsageError: It cannot say that: it would count as this user's own task.
+        OSError: From the file system.
+    """
+    status = os.fstat(task.fd)
+    mode, owner = status.st_mode & 0o777, os.geteuid()
+    if owner in (0, status.st_uid):
+        owner, sender = status.st_uid, marked(task.fd)
+        if os.geteuid() == 0:
+            os.fchown(fd, owner, status.st_gid)
+    else:
+        sender = sender_of(spool, task.fd)
+        mode &= ~0o022  # else others could take back what it says
+    # Before the mode, which may forbid it. What is signed runs for who has the key.
+    if sender != owner and not mark(fd, sender) and not is_signed(task.data):
+        raise UsageError(
+            "is somebody else's task, and this file system has no extended attributes"
+            " to note that on a copy of yours: edit it as root, or remove it and put"
+            " another"
+        )
+    os.fchmod(fd, mode)
 
 
 def _copy(source: int, offset: int, target: int) -> None:
@@ -157,7 +179,7 @@ def _put_in_place(
 
 def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
     """Put the new file in the place of the old one, which is held."""
-    if not _is_at(spool, task, held.path):
+    if not _is_one_of(spool, held.path, task):
         raise NotFoundError(held.id, _MOVED)
     others = _other_links(spool, task)
     links = os.fstat(task.fd).st_nlink - len(others)
@@ -175,7 +197,8 @@ def _swap(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> None:
             with suppress(OSError):
                 if os.fstat(task.fd).st_nlink == links:
                     # The old one was moved away in this instant, so now there are two.
-                    os.unlink(held.path, dir_fd=spool.fd)
+                    if _is_one_of(spool, held.path, new):
+                        os.unlink(held.path, dir_fd=spool.fd)
                     raise NotFoundError(held.id, _MOVED)
     except BaseException:
         for path in done:
@@ -198,7 +221,7 @@ def _exchange(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> bool:
             return False
         is_ours = False
         try:
-            is_ours = _is_at(spool, task, new.path)
+            is_ours = _is_one_of(spool, new.path, task)
         finally:
             if not is_ours:  # another one has come there
                 exchange(spool.fd, new.path, held.path)
@@ -209,12 +232,24 @@ def _exchange(spool: SpoolDir, held: Found, task: TaskFile, new: _New) -> bool:
     return True
 
 
-def _is_at(spool: SpoolDir, task: TaskFile, path: str) -> bool:
+def _clear(spool: SpoolDir, task: TaskFile, new: _New, name: Name) -> None:
+    """Remove what has the hidden name: the old file, or the new one.
+
+    If it is another one, which could not be exchanged back, it is held as it was.
+    """
+    if _is_one_of(spool, new.path, task, new):
+        os.unlink(new.path, dir_fd=spool.fd)
+    elif spool.has(new.path):
+        rename(spool, Found(State.HELD, new.path, name), name)
+
+
+def _is_one_of(spool: SpoolDir, path: str, *files: TaskFile | _New) -> bool:
+    """Tell whether it is one of these files that has a name now."""
     try:
         status = os.stat(path, dir_fd=spool.fd, follow_symlinks=False)
     except FileNotFoundError:
         return False
-    return os.path.samestat(status, os.fstat(task.fd))
+    return any(os.path.samestat(status, os.fstat(each.fd)) for each in files)
 
 
 def _other_links(spool: SpoolDir, task: TaskFile) -> list[str]:

@@ -19,10 +19,8 @@ from ..clock import CLOCK, Clock
 from ..errors import CorruptError, SpoolUncertain
 from ..options import IfExists
 from ..task import Name
-from .body import PIECE
 from .files import NO_LINK, each_name, link_to, some_of
 from .owner import NOBODY, Owner, flock, mark, open_for_lock, same, unlock
-from .reading import READ_FLAGS, TaskFile
 from .root import SpoolDir
 
 LOCK_TIMEOUT = 10.0
@@ -101,130 +99,47 @@ def put(
         if if_exists != "replace" and (there := taking.look()) is not None:
             return there
         fd, hidden = spool.write(name, chunks, durable=durable, sign=sign)
-        placed = False
-        try:
-            try:
-                if sender is not None:
-                    mark(fd, sender.uid)
-                flock(fd)
-                there = taking.take(fd, hidden, if_exists)
-                if there is not None:
-                    return there
-                try:
-                    spool.place(fd, hidden, name)
-                except OSError:
-                    taking.give_back(fd)
-                    raise
-                placed = True
-                if durable:
-                    spool.sync_folder(name)
-                    spool.sync("keys")
-                taking.remove_old(durable=durable)
-            finally:
-                unlock(fd)
-                spool.let_go(fd, hidden)
-        except OSError as error:
-            if not placed:
-                raise
-            raise SpoolUncertain(name.id, error) from error
-    return None
+        if sender is not None:
+            mark(fd, sender.uid)
+        return put_written(spool, name, fd, hidden, taking, if_exists, durable=durable)
 
 
-def adopt(
+def put_written(
     spool: SpoolDir,
-    path: str,
-    status: os.stat_result,
     name: Name,
-    key: str,
+    fd: int,
+    hidden: str | None,
+    taking: "Taking",
     if_exists: IfExists,
-    sender: Sender | None = None,
-) -> tuple[Name, bool]:
-    """Make a dropped file with a key a task, or remove it since the key is taken.
-
-    Not synced. A crash leaves it where it was, or done.
-
-    Args:
-        path: Where it was dropped.
-        status: Of the file that was read.
-        name: What it is to be called.
-        sender: As for ``put``.
-
-    Returns:
-        The name that it has got, and True; or the task that has the key, and False.
-
-    Raises:
-        BlockingIOError: Another daemon is adopting it.
-        CorruptError: As for ``put``.
-        TimeoutError: Somebody else is busy with the key.
-        OSError: From the file system.
-    """
-    fd = _lock_dropped(spool, path)
+    *,
+    durable: bool,
+) -> Name | None:
+    """Put what ``SpoolDir.write`` returned into place: see ``put``."""
+    placed = False
     try:
-        if not same(os.fstat(fd), status) or not same(spool.status(path), status):
-            raise FileNotFoundError(errno.ENOENT, "somebody has moved it", path)
-        at = key_path(name.task, key)
-        with Taking(spool, at, ADOPT_TIMEOUT, sender=sender) as taking:
-            # Not by its name, which its owner can give to another file meanwhile.
-            hidden = None if os.path.isdir("/proc/self/fd") else path
+        try:
+            flock(fd)
             there = taking.take(fd, hidden, if_exists)
             if there is not None:
-                os.unlink(path, dir_fd=spool.fd)
-                return there, False
-            name = spool.move(path, name, durable=False)
-            taking.remove_old(durable=False)
-            return name, True
-    finally:
-        unlock(fd)
-        _close(fd)
-
-
-def _lock_dropped(spool: SpoolDir, path: str) -> int:
-    """Open a dropped file and lock it.
-
-    For reading where that will do: who closes a file that he could write to makes
-    inotify tell of it, and the supervisor would look at it again, for ever.
-    """
-    fd = os.open(path, READ_FLAGS, dir_fd=spool.fd)
-    try:
-        flock(fd)
+                return there
+            try:
+                spool.place(fd, hidden, name)
+            except OSError:
+                taking.give_back(fd)
+                raise
+            placed = True
+            if durable:
+                spool.sync_folder(name)
+                spool.sync("keys")
+            taking.remove_old(durable=durable)
+        finally:
+            unlock(fd)
+            spool.let_go(fd, hidden)
     except OSError as error:
-        _close(fd)
-        if error.errno != errno.EBADF:
+        if not placed:
             raise
-        fd = open_for_lock(spool, path)  # NFS, where inotify tells nothing
-        flock(fd)
-    return fd
-
-
-def adopt_copy(
-    spool: SpoolDir,
-    path: str,
-    task: TaskFile,
-    name: Name,
-    key: str,
-    if_exists: IfExists,
-    sender: Sender | None = None,
-) -> tuple[Name, bool]:
-    """Do as ``adopt`` with a file of another user, to which no link can be made.
-
-    It is copied. Durable, since the file that was dropped is removed.
-
-    Args:
-        task: The file, open as it was read.
-    """
-    # Its owner may have signed it; this process does not vouch for it.
-    there = put(spool, name, _pieces(task), key, if_exists, sign=False, sender=sender)
-    if same(spool.status(path), os.fstat(task.fd)):  # else it is yet to be looked at
-        os.unlink(path, dir_fd=spool.fd)
-    return (name, True) if there is None else (there, False)
-
-
-def _pieces(task: TaskFile) -> Iterator[bytes]:
-    """Yield the bytes that a file had when it was opened: its owner may add more."""
-    at = 0
-    while piece := os.pread(task.fd, min(PIECE, task.size - at), at):
-        yield piece
-        at += len(piece)
+        raise SpoolUncertain(name.id, error) from error
+    return None
 
 
 def sweep(spool: SpoolDir, clock: Clock = CLOCK) -> int:
@@ -292,18 +207,24 @@ class Taking:
     def __exit__(self, *_: object) -> None:
         self._release()
 
-    def look(self) -> Name | None:
-        """Return the task that has the key; None if it is free now.
+    def look(self, if_exists: IfExists = "skip") -> Name | None:
+        """Return the task that has the key; None if it is free now, or to be replaced.
 
         Raises:
+            CorruptError: As for ``put``.
             TimeoutError: Somebody else is busy with the key.
             OSError: From the file system.
         """
         owner = self._open()
         if owner is None or self._vacate(owner):
             return None
-        self._release()
-        return owner.name
+        try:
+            if if_exists != "replace":
+                return owner.name
+            self._check_sender(owner)
+            return None
+        finally:
+            self._release()
 
     def vacate(self) -> bool:
         """Remove the name if the key is free; tell whether that was done."""
@@ -472,14 +393,14 @@ class Taking:
         owner, self._owner = self._owner, None
         if owner is not None:
             unlock(owner.fd)
-            _close(owner.fd)
+            close(owner.fd)
 
 
 def _who(uid: int) -> str:
     return "somebody at a socket" if uid == NOBODY else f"uid {uid}"
 
 
-def _close(fd: int) -> None:
+def close(fd: int) -> None:
     """Close a file to which nothing was written, so that nothing can be lost."""
     with suppress(OSError):
         os.close(fd)

@@ -31,6 +31,8 @@ MARK: Final = "user.spooler.uid"
 NOBODY: Final = -1
 """Who puts over a network: nobody knows."""
 
+_NO_MARK: Final = frozenset({errno.ENODATA, errno.EOPNOTSUPP, errno.ENOSYS})
+
 _SEARCHES: Final = 3
 """How often a task that is to be replaced is looked for while it moves."""
 
@@ -51,25 +53,58 @@ def masters(spool: SpoolDir) -> frozenset[int]:
     return frozenset({0, os.geteuid(), os.fstat(spool.fd).st_uid})
 
 
-def mark(fd: int, uid: int) -> None:
+def mark(fd: int, uid: int) -> bool:
     """Say who put a task, on a file that is not his. Not synced.
 
-    Where there are no extended attributes it is nobody's but its owner's.
+    Returns:
+        Whether that could be said. Where there are no extended attributes it cannot,
+        and the task is nobody's but its file's owner's.
     """
-    with suppress(OSError):
+    try:
         os.setxattr(fd, MARK, b"%d" % uid)
+    except OSError:
+        return False
+    return True
+
+
+def marked(fd: int) -> int:
+    """Return the uid of whom a file names as who put it; if nobody, its owner's.
+
+    Raises:
+        OSError: From the file system.
+    """
+    try:
+        return int(os.getxattr(fd, MARK))
+    except ValueError:
+        return NOBODY
+    except OSError as error:
+        if error.errno not in _NO_MARK:
+            raise
+        return os.fstat(fd).st_uid
 
 
 def sender_of(spool: SpoolDir, fd: int) -> int:
     """Return the uid of who put a task: the owner of its file, or whom that names.
 
-    Others could write on their own files whatever they like.
+    Others could write on their own files whatever they like; and that a task is this
+    user's own he says himself only.
+
+    Raises:
+        OSError: From the file system.
     """
     uid = os.fstat(fd).st_uid
-    if uid in masters(spool):
-        with suppress(OSError, ValueError):
-            uid = int(os.getxattr(fd, MARK))
-    return uid
+    named = marked(fd) if uid in masters(spool) else uid
+    return uid if named == os.geteuid() else named
+
+
+def asker_of(fd: int) -> int:
+    """Return for whom a task may do what only this user may: this user, or another.
+
+    Raises:
+        OSError: From the file system.
+    """
+    uid = os.fstat(fd).st_uid
+    return marked(fd) if uid == os.geteuid() else uid
 
 
 class Owner:
@@ -149,7 +184,9 @@ class Owner:
         if self._is_at(_path(self.name)):
             return _path(self.name)
         for folder in _folders(self._spool):
-            file = self._found_in(folder)
+            file = None
+            with suppress(PermissionError):  # of a worker of root: what is there runs
+                file = self._found_in(folder)
             if file is not None:
                 return file if folder == "." else f"{folder}/{file}"
         return None

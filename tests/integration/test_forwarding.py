@@ -24,6 +24,7 @@ from spooler.lines import decode_line
 from spooler.packet import encode_packet
 from spooler.spooldir import SpoolDir
 from spooler.spooldir.claims import Claims
+from spooler.spooldir.owner import mark
 from spooler.spooldir.reading import TaskFile
 from spooler.spooldir.reports import append_attempt
 from spooler.task import FORWARD, Claim
@@ -152,6 +153,25 @@ def test_the_daemons_own_files_are_sent_on(spool: SpoolDir) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
 def test_nobody_else_may_have_tasks_sent_on(spool: SpoolDir) -> None:
     claim, task = held(spool, HEADER % b"" + BODY, uid=65534)
+    with pytest.raises(Fail, match="uid 65534 may not"):
+        run(claim, task)
+
+
+def test_a_file_that_says_it_is_of_another_is_not_the_daemons_own(
+    spool: SpoolDir,
+) -> None:
+    claim, task = held(spool, HEADER % b"" + BODY)
+    assert mark(task.fd, 65534)
+    with pytest.raises(Fail, match="uid 65534 may not"):
+        run(claim, task)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_file_of_another_cannot_say_that_it_is_the_daemons_own(
+    spool: SpoolDir,
+) -> None:
+    claim, task = held(spool, HEADER % b"" + BODY, uid=65534)
+    assert mark(task.fd, os.geteuid())
     with pytest.raises(Fail, match="uid 65534 may not"):
         run(claim, task)
 

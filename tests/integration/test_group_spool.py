@@ -2,12 +2,15 @@
 
 import json
 import os
+import pickle
 import re
 import signal
 import stat
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from struct import pack
 from time import time
 
 import pytest
@@ -554,3 +557,104 @@ def test_nobody_replaces_the_task_of_another_by_its_key(
     assert list(shared.spool.glob("5/*/*")) == [path]
     shared.users.run("shop", "spool", "--dir", shared.spool, "resume")
     shared.wait_lines("the daemon's")
+
+
+# -- edits --------------------------------------------------------------------------
+
+
+def drop_later(shared: Shared, task_id: str, head: dict[str, object], body: str) -> str:
+    """Drop a task of alice's that is due later; return its id once it waits."""
+    facts = {"id": task_id, "at": "+1h", "args": {}} | head
+    new = f"spool/5/.{task_id}"
+    script = f"umask 027; cat > {new}; mv {new} spool/5/{task_id}"
+    text = f"{json.dumps(facts)}\n{body}"
+    done = shared.users.run(
+        "alice", "sh", "-c", f"cd {shared.path}; {script}", stdin=text
+    )
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: list(shared.spool.glob(f"5/*/*.{task_id}.*")))
+    return task_id
+
+
+def error_of(shared: Shared, task_id: str) -> str:
+    """Wait until a task has failed; return why."""
+    wait_until(lambda: len(list(shared.spool.glob(f"failed/*.{task_id}.*"))) == 2)
+    [why] = shared.spool.glob(f"failed/*.{task_id}.*.why")
+    return str(json.loads(why.read_text())["error"])
+
+
+@pytest.mark.parametrize("user", ["shop", "root"])
+def test_a_task_of_a_member_is_not_the_daemons_own_after_an_edit(
+    shared: Shared, user: str
+) -> None:
+    shared.start("--uwsgi")
+    alice = shared.sh("alice", "id -u").strip()
+    pickled = {b"args": pickle.dumps(("read",), 0), b"kwargs": pickle.dumps({}, 0)}
+    pairs = b"".join(
+        b"%s%s%s%s" % (pack("<I", len(key)), key, pack("<I", len(value)), value)
+        for key, value in pickled.items()
+    ).decode()
+    sent: dict[str, object] = {"task": "spooler.forward", "args": {"to": "/nowhere"}}
+    ids = {
+        drop_later(shared, "1" * 16, sent, ""): f"uid {alice} may not have tasks sent",
+        drop_later(shared, "2" * 16, {"task": "note", "uwsgi": len(pairs)}, pairs): (
+            f"uid {alice} has put it"
+            if user == "shop"
+            else f"its file belongs to uid {alice}"
+        ),
+    }
+    for task_id, reason in ids.items():
+        edit = f"EDITOR='sed -i s/+1h/+0s/' spool --dir spool edit {task_id}"
+        assert "changed" in shared.sh(user, edit)
+        assert reason in error_of(shared, task_id)
+    assert shared.lines() == []
+
+
+# -- who holds up a key -------------------------------------------------------------
+
+HOLD = """\
+import fcntl, os, sys, time
+file = os.open("spool/5/.mine", os.O_RDWR)
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("daemon", ["shop", "root"])
+def test_nobody_holds_up_a_key_by_a_lock_on_his_file(
+    shared: Shared, daemon: str
+) -> None:
+    done = shared.users.run("shop", "spool", "--dir", shared.spool, "pause")
+    assert done.returncode == 0, done.stderr
+    shared.start(*(["--allow-uid", str(shared.uid)] * (daemon == "root")), user=daemon)
+    wait_until(lambda: any(n.endswith(".json") for n in shared.names("workers")))
+    lines = "task=note\\nkey=k\\ntext=hers\\n"
+    shared.sh(
+        "alice",
+        f"umask 077; printf '{lines}' > spool/5/.mine; chgrp web spool/5/.mine\n"
+        + ("" if daemon == "root" else "chmod 644 spool/5/.mine\n")
+        + "ln spool/5/.mine spool/5/hers\n",
+    )
+    wait_until(lambda: waiting(shared) == ["hers"])
+    command = shared.users.by("alice", "python", "-c", HOLD)
+    env = shared.users.environ()
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, text=True, cwd=shared.path, env=env
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for user, text, policy in (
+            ("shop", "not put", "skip"),
+            ("shop", "the owner's", "replace"),
+            ("root", "root's", "replace"),
+        ):
+            put = ("put", "note", f"text={text}", "--key", "k", "--if-exists", policy)
+            done = shared.users.run(user, "spool", "--dir", shared.spool, *put)
+            assert (done.returncode, done.stderr) == (0, "")
+            [path] = shared.spool.glob("5/*/*")
+            assert (text in path.read_text()) == (policy == "replace")
+        holder.stdin.close()
+        assert holder.wait() == 0

@@ -30,7 +30,7 @@ from spooler.arguments import Arguments
 from spooler.codec import decode
 from spooler.errors import CorruptError, KeyFileError, UsageError
 from spooler.options import Follower
-from spooler.spooldir import SpoolDir, key_file, keys, signing, timers
+from spooler.spooldir import SpoolDir, key_file, keyed, signing, timers
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.dropped import Dropped, NotDue
 from spooler.spooldir.editing import replace
@@ -631,7 +631,7 @@ def test_what_was_dropped_is_copied_as_it_is(signing_spool: SpoolDir) -> None:
     data = b'{"task":"t","key":"a","id":"%s"}\n' % name.id.encode()
     file = place(signing_spool, "5/dropped", data)
     with opened(file) as task:
-        keys.adopt_copy(signing_spool, "5/dropped", task, name, "a", "skip")
+        keyed.adopt_copy(signing_spool, "5/dropped", task, name, "a", "skip")
     assert tree(signing_spool)[path_of(name)] == data
 
 

@@ -4,7 +4,8 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from spooler.spooldir import (
 )
 from spooler.spooldir.reading import TaskFile
 from spooler.spooldir.repair import Found
+from spooler.spooldir.signing import Signer
 from spooler.task import MINUTE_US, Name, State
 
 ID = "8c1f42d09ab3e617"
@@ -32,6 +34,8 @@ HEAD = b'{"task":"t","args":{"a":1}}\n'
 NEW = b'{"task":"u","args":{"a":22222}}\n'
 BODY = b"body\0\n" * 1000
 LATER_US = NOW_US + 5 * MINUTE_US
+
+Edited = tuple[Found, TaskFile, Name]
 
 
 def refusing(code: int) -> Callable[..., int]:
@@ -71,7 +75,7 @@ def found(spool: SpoolDir) -> Found:
 
 def begin(
     spool: SpoolDir, state: State = State.WAITING, data: bytes = HEAD + BODY
-) -> tuple[Found, TaskFile, Name]:
+) -> Edited:
     name = put(spool, make_name(id=ID), data)
     if state is State.HELD:
         control.hold(spool, found(spool))
@@ -168,6 +172,152 @@ def test_a_file_that_somebody_else_has_changed_is_left_as_it_is(
     assert whole(spool) == {path: NEW + BODY}
 
 
+# -- whose task it is -------------------------------------------------------------
+
+OWNER, MEMBER = 4711, 4712
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
+
+
+@contextmanager
+def another(spool: SpoolDir) -> Iterator[None]:
+    """Be the user to whom all folders of a spool belong."""
+    for folder, _, _ in os.walk(spool.path):
+        os.chown(folder, OWNER, OWNER)
+    os.setegid(OWNER)
+    os.seteuid(OWNER)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def spool_opener(spool: SpoolDir) -> Callable[[str, int], int]:
+    return lambda path, flags: os.open(path, flags, dir_fd=spool.fd)
+
+
+def begin_of(spool: SpoolDir, uid: int, data: bytes = HEAD + BODY) -> Edited:
+    """Put a task whose file belongs to a user, as members make them."""
+    there, task, name = begin(spool, data=data)
+    os.fchown(task.fd, uid, OWNER)
+    os.fchmod(task.fd, 0o660)
+    return there, task, name
+
+
+@as_root
+@pytest.mark.parametrize("uid", [0, MEMBER])
+def test_what_cannot_stay_the_file_of_its_owner_says_who_that_was(
+    spool: SpoolDir, uid: int
+) -> None:
+    there, task, name = begin_of(spool, uid)
+    with another(spool):
+        path = editing.replace(spool, there, task, NEW, name)
+        with open(path, "rb", opener=spool_opener(spool)) as file:
+            status = os.fstat(file.fileno())
+            assert owner.sender_of(spool, file.fileno()) == uid
+            assert owner.asker_of(file.fileno()) == uid
+    task.close()
+    assert (status.st_uid, status.st_mode & 0o777) == (OWNER, 0o640)
+    assert whole(spool) == {path: NEW + BODY}
+
+
+@as_root
+def test_an_own_file_stays_ones_own(spool: SpoolDir) -> None:
+    there, task, name = begin_of(spool, OWNER)
+    with another(spool):
+        path = editing.replace(spool, there, task, NEW, name)
+        with open(path, "rb", opener=spool_opener(spool)) as file:
+            assert owner.asker_of(file.fileno()) == OWNER
+            assert os.listxattr(file.fileno()) == []
+    task.close()
+    assert os.stat(Path(spool.path, path)).st_mode & 0o777 == 0o660
+
+
+@as_root
+def test_nobody_else_says_that_a_task_is_this_users_own(spool: SpoolDir) -> None:
+    there, task, name = begin_of(spool, MEMBER)
+    owner.mark(task.fd, OWNER)
+    with another(spool):
+        os.seteuid(0)
+        os.fchown(spool.fd, MEMBER, OWNER)
+        os.fchmod(spool.fd, 0o770)
+        os.seteuid(OWNER)
+        assert MEMBER in owner.masters(spool)
+        path = editing.replace(spool, there, task, NEW, name)
+        with open(path, "rb", opener=spool_opener(spool)) as file:
+            assert owner.asker_of(file.fileno()) == MEMBER
+            assert owner.sender_of(spool, file.fileno()) == MEMBER
+    task.close()
+
+
+@as_root
+def test_a_foreign_task_that_cannot_be_told_from_ones_own_is_left(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin_of(spool, MEMBER)
+    told = ToldOS()
+    told.fail("setxattr", errno.EOPNOTSUPP)
+    monkeypatch.setattr(owner, "os", told)
+    wrong = pytest.raises(
+        UsageError, match=r"no extended attributes .* edit it as root"
+    )
+    with wrong, another(spool):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool) == {there.path: HEAD + BODY}
+
+
+@as_root
+def test_a_signed_task_needs_not_say_whose_it_is(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    key = tmp_path / "key"
+    key.touch(0o600)
+    key.write_text(os.urandom(32).hex())
+    spool.signer = signer = Signer(str(key))
+    there, task, name = begin_of(spool, MEMBER, signer.sign(ID, HEAD + BODY))
+    told = ToldOS()
+    told.fail("setxattr", errno.EOPNOTSUPP)
+    monkeypatch.setattr(owner, "os", told)
+    with another(spool):
+        path = editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert os.stat(Path(spool.path, path)).st_uid == OWNER
+
+
+@pytest.mark.parametrize(
+    ("value", "uid"), [(b"12345", 12345), (b"-1", -1), (b"rubbish", -1)]
+)
+def test_what_a_file_of_ones_own_says_counts(
+    spool: SpoolDir, value: bytes, uid: int
+) -> None:
+    _, task, _ = begin(spool)
+    assert owner.asker_of(task.fd) == os.geteuid()
+    os.setxattr(task.fd, owner.MARK, value)
+    assert owner.asker_of(task.fd) == uid
+    assert owner.sender_of(spool, task.fd) == uid
+    task.close()
+
+
+def test_an_error_does_not_make_a_task_ones_own(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, task, _ = begin(spool)
+    told = ToldOS()
+    told.fail("getxattr", errno.EIO)
+    monkeypatch.setattr(owner, "os", told)
+    with pytest.raises(OSError, match="Input/output"):
+        owner.asker_of(task.fd)
+    told.fail("getxattr", errno.EOPNOTSUPP)
+    assert owner.asker_of(task.fd) == os.geteuid()
+    task.close()
+
+
+# -- what happens meanwhile -------------------------------------------------------
+
+
 def test_a_held_file_that_is_gone_is_no_task(spool: SpoolDir) -> None:
     there, task, name = begin(spool, State.HELD)
     Path(spool.path, there.path).unlink()
@@ -216,6 +366,65 @@ def test_another_task_that_comes_there_in_that_instant_stays_as_it_is(
     assert whole(spool) == {path_of(name): HEAD + BODY, there.path: b"another"}
 
 
+def in_turn(monkeypatch: pytest.MonkeyPatch, *acts: Callable[[str], object]) -> None:
+    """Have something happen at the path before each exchange."""
+    left = list(acts)
+
+    def each(root: int, one: str, other: str) -> bool:
+        left.pop(0)(other)
+        return exchange.exchange(root, one, other)
+
+    monkeypatch.setattr(editing, "exchange", each)
+
+
+@pytest.mark.parametrize("last", [None, b"a third"])
+def test_another_task_is_kept_if_the_new_one_is_moved_away_before_the_way_back(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, last: bytes | None
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+    later = name.but(due_us=name.due_us + 1)
+
+    def swap(path: str) -> None:
+        control.release(spool, there)
+        Path(spool.path, path).write_bytes(b"another")
+
+    def move_away(path: str) -> None:
+        control.release(spool, there)
+        if last is not None:
+            Path(spool.path, path).write_bytes(last)
+
+    in_turn(monkeypatch, swap, move_away)
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    kept = {path_of(name): HEAD + BODY, path_of(later): NEW + BODY}
+    kept[there.path] = b"another"
+    if last is not None:
+        kept[f"held/{later}"] = last
+    assert whole(spool) == kept
+
+
+def test_another_task_is_kept_if_it_cannot_be_exchanged_back(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+
+    def swap(path: str) -> None:
+        control.release(spool, there)
+        Path(spool.path, path).write_bytes(b"another")
+
+    def break_it(path: str) -> None:
+        monkeypatch.setattr(exchange, "_renameat2", refusing(errno.EIO))
+
+    in_turn(monkeypatch, swap, break_it)
+    with pytest.raises(OSError, match="Input/output"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    later = name.but(due_us=name.due_us + 1)
+    assert whole(spool)[f"held/{later}"] == b"another"
+    assert whole(spool)[path_of(name)] == HEAD + BODY
+
+
 def test_an_exchange_that_fails_leaves_the_task_as_it_was(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,6 +453,27 @@ def test_a_task_that_is_released_in_that_instant_is_there_once(
         editing.replace(spool, there, task, NEW, name)
     task.close()
     assert whole(spool) == {path_of(name): HEAD + BODY}
+
+
+@pytest.mark.usefixtures("no_exchange")
+def test_another_task_that_comes_after_it_was_released_stays(
+    spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, task, name = begin(spool, State.HELD)
+
+    class Meanwhile(ToldOS):
+        def rename(self, source: str, target: str, **_: int) -> None:
+            control.release(spool, there)
+            fd = spool.fd
+            os.rename(source, target, src_dir_fd=fd, dst_dir_fd=fd)
+            control.release(spool, there)
+            Path(spool.path, target).write_bytes(b"another")
+
+    monkeypatch.setattr(editing, "os", Meanwhile())
+    with pytest.raises(NotFoundError, match="changed or moved"):
+        editing.replace(spool, there, task, NEW, name)
+    task.close()
+    assert whole(spool)[there.path] == b"another"
 
 
 def test_what_runs_or_has_failed_is_refused(spool: SpoolDir) -> None:
@@ -327,7 +557,7 @@ KEYED = b'{"task":"t","args":{"a":1},"id":"8c1f42d09ab3e617","key":"k"}\n'
 NEW_KEYED = b'{"task":"t","args":{"a":2},"id":"8c1f42d09ab3e617","key":"k"}\n'
 
 
-def put_keyed(spool: SpoolDir) -> tuple[Found, TaskFile, Name]:
+def put_keyed(spool: SpoolDir) -> Edited:
     name = make_name(CLOCK.now_us(), id=ID)
     assert keys.put(spool, name, [KEYED], "k", durable=False) is None
     there = found(spool)

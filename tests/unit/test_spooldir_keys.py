@@ -26,12 +26,21 @@ from tests.helpers import (
 )
 
 from spooler.codec import encode
-from spooler.errors import SpoolUncertain
+from spooler.errors import CorruptError, SpoolUncertain
 from spooler.options import IfExists, RunOptions
-from spooler.spooldir import SpoolDir, claims, dropped, files, keys, owner, root
+from spooler.spooldir import (
+    SpoolDir,
+    claims,
+    dropped,
+    files,
+    keyed,
+    keys,
+    owner,
+    root,
+)
 from spooler.spooldir.dropped import Dropped, NotDue
 from spooler.spooldir.keys import key_path
-from spooler.spooldir.reading import open_task
+from spooler.spooldir.reading import CHUNK, open_task
 from spooler.spooldir.recovery import sweep
 from spooler.spooldir.repair import kick, ls
 from spooler.task import Name, State, derived_id
@@ -44,7 +53,7 @@ WAYS = pytest.mark.parametrize("way", ["unnamed", "hidden"])
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> ToldOS:
     told = ToldOS()
-    for module in (root, files, keys, owner, dropped):
+    for module in (root, files, keyed, keys, owner, dropped):
         monkeypatch.setattr(module, "os", told)
     return told
 
@@ -328,6 +337,18 @@ def test_replace_looks_again_for_a_task_that_moves(
     assert names(spool) == [path_of(new)], old
 
 
+def test_replace_passes_a_worker_into_whose_folder_it_may_not_look(
+    spool: SpoolDir, told: ToldOS, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = first(spool)
+    move(spool, old, old.folder, str(old.but(attempt=1)))
+    Path(spool.path, "running/w1").mkdir()
+    told.fail("scandir", None, None, errno.EACCES)  # after failed/ and corrupt/
+    new, _ = unique(spool, "replace")
+    assert names(spool) == [path_of(new)]
+    assert caplog.text == ""
+
+
 def test_replace_gives_up_a_task_that_it_cannot_find(spool: SpoolDir) -> None:
     old = move(spool, first(spool), "tmp")
     new, there = unique(spool, "replace")
@@ -579,7 +600,7 @@ def test_a_dropped_file_may_be_read_only(
     drop(spool)
     told = ToldOS()
     told.fail("open", None, errno.EACCES, None)  # to read; the key to write, to read
-    for module in (owner, keys):
+    for module in (owner, keyed):
         monkeypatch.setattr(module, "os", told)
     path = adopter(spool)("5/dropped")
     there = unique(spool)[1]
@@ -623,7 +644,7 @@ def test_a_file_that_was_swapped_is_left(spool: SpoolDir) -> None:
     status = drop(spool).stat()
     drop(spool, path="5/other").rename(f"{spool.path}/5/dropped")
     with pytest.raises(FileNotFoundError):
-        keys.adopt(spool, "5/dropped", status, make_name(), "k", "skip")
+        keyed.adopt(spool, "5/dropped", status, make_name(), "k", "skip")
     assert set(tree(spool)) == {"5/dropped"}
 
 
@@ -651,23 +672,28 @@ ALICE, BOB, SHOP = 12345, 12346, 12347
 OTHERS = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give files away")
 
 
-@pytest.fixture(params=["link", "copy"])
+@pytest.fixture(params=["given", "marked"])
 def members(
     request: pytest.FixtureRequest, spool: SpoolDir, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[int, bytes], str | bool | NotDue]:
-    """Give what adopts the file of a user: as root does, or another daemon."""
-    if request.param == "copy":
+    """Give what adopts a copy of a user's file: as root does, or another daemon."""
+    if request.param == "marked":
         monkeypatch.setattr(os, "geteuid", lambda: SHOP)
 
     def adopt(uid: int, more: bytes = b"") -> str | bool | NotDue:
-        os.chown(drop(spool, more, f"5/{uid}"), uid, uid)
-        clock = real_clock()
-        clock.advance(5)
-        return Dropped(spool, {0, ALICE, BOB}, clock).adopt(
-            "5", str(uid), finished=True
-        )
+        drop(spool, more, f"5/{uid}")
+        return adopt_of(spool, uid)
 
     return adopt
+
+
+def adopt_of(spool: SpoolDir, uid: int, file: str = "") -> str | bool | NotDue:
+    """Adopt what a user has dropped, under the name of his uid."""
+    path = Path(spool.path, "5", file or str(uid))
+    os.chown(path, uid, -1)
+    clock = real_clock()
+    clock.advance(5)
+    return Dropped(spool, {0, ALICE, BOB}, clock).adopt("5", path.name, finished=True)
 
 
 def waiting(spool: SpoolDir) -> list[str]:
@@ -739,6 +765,132 @@ def test_nobody_says_on_his_own_file_that_it_is_of_another(
 
 
 @OTHERS
+@pytest.mark.parametrize("if_exists", ["skip", "replace"])
+def test_who_has_his_file_open_and_locked_holds_up_nobody(
+    spool: SpoolDir,
+    members: Callable[..., str | bool | NotDue],
+    monkeypatch: pytest.MonkeyPatch,
+    if_exists: IfExists,
+) -> None:
+    os.link(drop(spool, path=f"5/{ALICE}"), f"{spool.path}/5/.mine")
+    with locked(spool, "5/.mine") as fd:
+        assert members(ALICE) is True
+        fcntl.flock(fd, fcntl.LOCK_UN)
+        os.unlink(f"{spool.path}/5/{ALICE}")
+        os.rename(f"{spool.path}/5/.mine", f"{spool.path}/5/{ALICE}")
+        os.link(f"{spool.path}/5/{ALICE}", f"{spool.path}/5/.mine")
+        hers = adopt_of(spool, ALICE)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        monkeypatch.setattr(keys, "LOCK_TIMEOUT", 0.05)
+        new, there = unique(spool, if_exists)
+        path = path_of(new) if if_exists == "replace" else str(hers)
+        assert waiting(spool) == [path]
+        assert (there is None) == (if_exists == "replace")
+        Path(spool.path, path).unlink()
+        assert keys.sweep(spool, late()) == 1
+
+
+@OTHERS
+def test_a_copy_is_as_its_sender_would_have_put_it(spool: SpoolDir) -> None:
+    os.chown(f"{spool.path}/5", -1, SHOP)
+    file = drop(spool, b"\nbody")
+    os.chown(file, ALICE, BOB)
+    os.utime(file, ns=(7, 7_000_000_007))
+    file.chmod(0o604)
+    inode = file.stat().st_ino
+    path = Path(spool.path, str(adopt_of(spool, ALICE, "dropped")))
+    status = path.stat()
+    assert status.st_ino == Path(spool.path, KEY).stat().st_ino != inode
+    assert (status.st_uid, status.st_gid) == (ALICE, SHOP)
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o660, 7_000_000_007)
+    assert path.read_bytes() == b"task=t\nkey=k\n\nbody"
+
+
+@OTHERS
+def test_the_id_of_a_copy_is_computed_from_it(
+    spool: SpoolDir,
+    members: Callable[..., str | bool | NotDue],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    path = str(members(ALICE))
+    status = Path(spool.path, path).stat()
+    task_id = derived_id(KEY[5:], status.st_ino, status.st_mtime_ns)
+    assert f".{task_id}." in path
+    members(BOB)
+    assert f"adopt task={task_id} name=t" in caplog.text
+    assert f"task={task_id} has its key" in caplog.text
+
+
+@OTHERS
+def test_a_copy_of_a_hole_is_a_hole(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue]
+) -> None:
+    size = 4 << 30
+    file = drop(spool, b"\n", f"5/{ALICE}")
+    with file.open("r+b") as body:
+        body.seek(size // 2)
+        body.write(b"middle")
+        body.truncate(size)
+    path = Path(spool.path, str(adopt_of(spool, ALICE)))
+    status = path.stat()
+    assert (status.st_size, status.st_blocks < 1000) == (size, True)
+    with path.open("rb") as body:
+        assert body.read(15) == b"task=t\nkey=k\n\n\0"
+        body.seek(size // 2 - 1)
+        assert body.read(8) == b"\0middle\0"
+
+
+@OTHERS
+def test_what_may_not_replace_is_refused_before_it_is_copied(
+    spool: SpoolDir,
+    members: Callable[..., str | bool | NotDue],
+    told: ToldOS,
+) -> None:
+    members(ALICE)
+    drop(spool, REPLACE)
+    sender = keys.Sender(BOB, lambda: False)
+    told.calls.clear()
+    with (
+        closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task,
+        pytest.raises(CorruptError, match="is to replace a task"),
+    ):
+        keyed.adopt_copy(
+            spool, "5/dropped", task, make_name(), "k", "replace", sender=sender
+        )
+    assert not {"write", "lseek", "truncate", "link"} & set(told.calls)
+    assert told.syncs(spool.path) == []
+
+
+@OTHERS
+def test_a_copy_that_cannot_be_synced_is_an_error_and_no_second_task(
+    spool: SpoolDir, members: Callable[..., str | bool | NotDue], told: ToldOS
+) -> None:
+    told.fail("fsync", None, errno.EIO)  # the file; its folder
+    with pytest.raises(OSError, match=r"could not be synced \(.*it may run"):
+        members(ALICE)
+    [hers] = waiting(spool)
+    assert set(tree(spool)) == {hers, f"5/{ALICE}", KEY}
+    assert adopt_of(spool, ALICE) is False
+    assert set(tree(spool)) == {hers, KEY}
+
+
+def test_one_daemon_makes_a_copy(spool: SpoolDir) -> None:
+    drop(spool, REPLACE)
+    with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
+        wanted = (make_name(), "k", "replace")
+        with locked(spool, "5/dropped"), pytest.raises(BlockingIOError):
+            keyed.adopt_copy(spool, "5/dropped", task, *wanted)  # type: ignore[arg-type]
+        other = open_task("5/dropped", OWNERS, dir_fd=spool.fd)
+        with closing(other):
+            [name, adopted] = keyed.adopt_copy(spool, "5/dropped", other, *wanted)  # type: ignore[arg-type]
+        assert adopted
+        with pytest.raises(FileNotFoundError):
+            keyed.adopt_copy(spool, "5/dropped", task, *wanted)  # type: ignore[arg-type]
+    assert names(spool) == [path_of(name)]
+
+
+@OTHERS
 def test_a_copy_of_which_nothing_is_said_is_the_daemons(
     spool: SpoolDir, monkeypatch: pytest.MonkeyPatch, told: ToldOS
 ) -> None:
@@ -754,18 +906,56 @@ def test_a_copy_of_which_nothing_is_said_is_the_daemons(
     assert reasons(spool) == {refusal(ALICE, 0)}
 
 
-def test_what_was_read_is_copied_whatever_has_its_name(spool: SpoolDir) -> None:
+def test_what_was_read_is_copied_whatever_has_its_name(
+    spool: SpoolDir, told: ToldOS
+) -> None:
     file = drop(spool, b"n=1\n")
-    name = make_name()
+    real = told.link
+
+    def link(*args: object, **kwargs: object) -> None:
+        if file.read_bytes().endswith(b"2\n"):
+            drop(spool, b"n=3\n", "5/other").rename(file)
+        real(*args, **kwargs)
+
+    vars(told)["link"] = link
     with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
         with file.open("ab") as more:
             more.write(b"n=2\n")
-        drop(spool, b"n=3\n", "5/other").rename(file)
-        keys.adopt_copy(spool, "5/dropped", task, name, "k", "skip")
+        got = keyed.adopt_copy(spool, "5/dropped", task, make_name(), "k", "skip")
     assert tasks(spool) == {
-        path_of(name): b"task=t\nkey=k\nn=1\n",
+        path_of(got[0]): b"task=t\nkey=k\nn=1\n",
         "5/dropped": b"task=t\nkey=k\nn=3\n",
     }
+
+
+def test_a_file_that_has_grown_while_it_was_opened_is_copied_with_its_key(
+    spool: SpoolDir,
+) -> None:
+    drop(spool)
+    with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
+        task.size = 7  # as it was asked for just before the bytes were read
+        got = keyed.adopt_copy(spool, "5/dropped", task, make_name(), "k", "skip")
+    assert tasks(spool) == {path_of(got[0]): b"task=t\nkey=k\n"}
+
+
+def test_a_copy_of_a_file_that_was_swapped_is_not_made(spool: SpoolDir) -> None:
+    drop(spool)
+    with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
+        drop(spool, b"n=2\n", "5/other").rename(f"{spool.path}/5/dropped")
+        with pytest.raises(FileNotFoundError):
+            keyed.adopt_copy(spool, "5/dropped", task, make_name(), "k", "skip")
+    assert tasks(spool) == {"5/dropped": b"task=t\nkey=k\nn=2\n"}
+
+
+def test_the_header_that_was_read_is_copied_whatever_is_written_over_it(
+    spool: SpoolDir,
+) -> None:
+    file = drop(spool, b"\n" + bytes(CHUNK))
+    with closing(open_task("5/dropped", OWNERS, dir_fd=spool.fd)) as task:
+        with file.open("r+b") as same:
+            same.write(b"task=t\nkex=k\n")  # a copy without a key is the daemon's own
+        got = keyed.adopt_copy(spool, "5/dropped", task, make_name(), "k", "skip")
+    assert tasks(spool) == {path_of(got[0]): b"task=t\nkey=k\n\n" + bytes(CHUNK)}
 
 
 def test_what_was_read_is_linked_whatever_has_its_name(

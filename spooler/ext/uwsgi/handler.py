@@ -18,6 +18,7 @@ from ...errors import ArgumentsError, CorruptError, Fail, Retry, SoftTimeout
 from ...registry import Entry, Kind
 from ...retry import RetryOptions, RetryPolicy
 from ...runner import ACKED
+from ...spooldir.owner import asker_of
 from ...spooldir.reading import TaskFile
 from ...task import Answer, Claim, Outcome, Verdict
 from .module import UWSGI
@@ -115,7 +116,7 @@ def _why_nobody(task: TaskFile) -> str:
 
 def _current(claim: Claim, task: TaskFile) -> Current:
     path = f"{claim.name.folder}/{claim.file}"
-    return Current(path, claim.worker, os.fstat(task.fd).st_uid, claim.signed)
+    return Current(path, claim.worker, asker_of(task.fd), claim.signed)
 
 
 def _is_unknown(function: object, found: Variables, task: TaskFile) -> bool:
@@ -136,9 +137,11 @@ def _why_not(
     header = task.header
     if claim.signed or not is_uwsgis(task) or not is_pickled(found):
         return ""
-    owner = os.fstat(task.fd).st_uid
-    if owner != os.geteuid():
-        what = f"its file belongs to uid {owner}"
+    asker = asker_of(task.fd)
+    if asker != os.fstat(task.fd).st_uid:
+        what = f"uid {asker} has put it"
+    elif asker != os.geteuid():
+        what = f"its file belongs to uid {asker}"
     elif header.key is not None:  # of such a file a copy is made, which belongs to us
         what = "it has a key"
     else:

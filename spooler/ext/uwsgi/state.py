@@ -23,7 +23,7 @@ class Current:
     Attributes:
         path: Where it waited, below its spool: what the supervisor knows it by.
         worker: The name of the worker that holds it.
-        owner: The uid whose file it is.
+        owner: The uid whose file it is, or whom that names as who put it.
         signed: It was signed, with a key that this process has.
     """
 
