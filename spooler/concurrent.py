@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import anyio
 from anyio import from_thread, lowlevel, to_thread
+from msgspec.structs import replace
 
 from .batch import Attention
 from .capture import Capture
@@ -31,9 +32,8 @@ from .registry import REGISTRY
 from .run import BATCH_ENTRY, Run
 from .soft_limit import Interruptible, Killed, timed_out
 from .spooldir.claims import Claims
-from .spooldir.kills import KILLED
-from .spooldir.reading import TaskFile
-from .task import BATCH, Claim, Outcome, Verdict
+from .task import Outcome
+from .verification import ASKED, Verification, Verifier
 
 REPORT_EVERY: Final = 0.002
 """Seconds after which the supervisor is told what is settled, if much is."""
@@ -44,9 +44,6 @@ tries to. Must stay below ``watched.STALLED``."""
 
 BEGIN_MAX: Final = 16
 """Tasks that are begun before those that run get a turn."""
-
-VERIFIED_MAX: Final = 1
-"""Large signed tasks that are verified at a time: more would wait for the same disk."""
 
 END_TIMEOUT: Final = 5.0
 """Seconds that is waited for what tasks have left running in the loop."""
@@ -81,21 +78,6 @@ class _CoroutineJob:
             raise Killed if self.killed else SoftTimeout(seconds or 0.0)
 
 
-class _Verification:
-    """A large signed task that is verified before it is run.
-
-    Attributes:
-        killed: Whether it is not to be run, since somebody wants it killed.
-    """
-
-    def __init__(self, claim: Claim, task: TaskFile, *, is_async: bool) -> None:
-        self.claim = claim
-        self.task = task
-        self.is_async = is_async
-        self.counts = claim.name.task != BATCH  # of which only the lines are runs
-        self.killed = False
-
-
 class ConcurrentWorker:
     """Runs tasks until it is told to stop.
 
@@ -121,10 +103,9 @@ class ConcurrentWorker:
         self._crew = Crew(settings.threads, self._execution, self._ended, self._await)
         self._async: list[tuple[int, str, str]] = []
         self._plain: list[tuple[int, str, str]] = []
-        self._jobs: dict[str, _CoroutineJob | Job | _Verification] = {}
+        self._jobs: dict[str, _CoroutineJob | Job | Verification] = {}
         self._timers: dict[str, anyio.CancelScope] = {}
         self._coroutines = 0
-        self._verifying = 0
         self._fresh: deque[tuple[float, str]] = deque()
         self._outcomes: deque[tuple[Job, Outcome]] = deque()
         self._reported = CLOCK.monotonic()
@@ -180,7 +161,7 @@ class ConcurrentWorker:
 
     def _attend(self, run: Run) -> Attention:
         """Look up from a batch."""
-        if self._left or self._draining or not self._channel.open:
+        if self._ends():
             return Attention.STOP
         job = self._jobs.get(run.path)
         if job is not None and job.killed:
@@ -192,6 +173,10 @@ class ConcurrentWorker:
             self._share = False
             return Attention.SHARE
         return Attention.GO_ON
+
+    def _ends(self) -> bool:
+        """Tell whether nothing more is begun."""
+        return self._left or self._draining or not self._channel.open
 
     # -- the main thread --------------------------------------------------------
 
@@ -220,7 +205,7 @@ class ConcurrentWorker:
     async def _dispatch(self) -> None:
         self._token = lowlevel.current_token()
         self._news = anyio.Event()
-        self._verifier = anyio.CapacityLimiter(VERIFIED_MAX)
+        self._verifier = Verifier(self._execution, self._ends)
         async with anyio.create_task_group() as self._group:
             self._group.start_soon(self._listen)
             self._group.start_soon(self._look)
@@ -285,17 +270,13 @@ class ConcurrentWorker:
     # -- beginning --------------------------------------------------------------
 
     def _goes_on(self) -> bool:
-        recycled = self._recycling.is_due(self._runs, len(self._jobs))
+        recycled = self._recycling.is_due(self._execution.runs, len(self._jobs))
         if recycled and self._jobs:
             # Others may still be busy with their last runs; they must not be many.
             self._ask_to_leave()
             recycled = False
         ends = self._draining or self._execution.leaks or recycled
         return self._channel.open and not ends
-
-    @property
-    def _runs(self) -> int:
-        return self._execution.runs + self._verifying
 
     def _ask_to_leave(self) -> None:
         if not self._has_asked:
@@ -331,42 +312,29 @@ class ConcurrentWorker:
             self._execution.unreadable(path, claim, error)
             return
         if self._claims.is_unverified(task):
-            job = self._jobs[path] = _Verification(claim, task, is_async=is_async)
-            self._coroutines += job.is_async
-            self._verifying += job.counts
-            self._fresh.append((CLOCK.monotonic() + LONG, path))
-            self._group.start_soon(self._verify, path, job)
+            job = self._verifier.take(path, claim, task, is_async=is_async)
+            if job is not None:
+                self._jobs[path] = job
+                self._coroutines += job.is_async
+                self._fresh.append((CLOCK.monotonic() + LONG, path))
+                self._group.start_soon(self._verify, job)
             return
         run = self._execution.begin(path, claim, task)
         if run is not None:
             self._start(run)
 
-    async def _verify(self, path: str, job: _Verification) -> None:
-        """Verify a task in a thread: nothing in the loop waits for that; then begin."""
-        run, both = None, (job.claim, job.task)
-        try:
-            limiter = self._verifier
-            await to_thread.run_sync(self._claims.verify, *both, limiter=limiter)
-        except UNREADABLE as error:
-            self._execution.unreadable(path, job.claim, error)
-        else:
-            run = self._execution.begin(path, *both)
-        del self._jobs[path]
+    async def _verify(self, job: Verification) -> None:
+        """Verify a task, for which nothing in the loop waits; then begin it."""
+        run = await self._verifier.verify(job)
+        del self._jobs[job.path]
         self._coroutines -= job.is_async
-        self._verifying -= job.counts
         if run is not None:
-            self._start(run, killed=job.killed)
+            self._start(run)
         self._news.set()
 
-    def _start(self, run: Run, *, killed: bool = False) -> None:
-        """Begin a run, or end it if it was killed before."""
+    def _start(self, run: Run) -> None:
         path = run.path
         self._execution.announce(run)
-        if killed:
-            ended = self._jobs[path] = _CoroutineJob(run)
-            ended.killed = True
-            self._finish(ended, Outcome(Verdict.FAIL))
-            return
         self._fresh.append((CLOCK.monotonic() + LONG, path))
         if run.entry.is_async:
             job = self._jobs[path] = _CoroutineJob(run)
@@ -397,8 +365,8 @@ class ConcurrentWorker:
     def _cancel(self, path: str) -> None:
         """End a run that somebody wants killed, if it can be ended."""
         job = self._jobs.get(path)
-        if isinstance(job, _Verification):
-            job.killed = True
+        if isinstance(job, Verification):
+            self._verifier.kill(job)
         elif isinstance(job, _CoroutineJob):
             job.killed = True
             job.scope.cancel()
@@ -416,8 +384,7 @@ class ConcurrentWorker:
         if path in self._timers:
             self._timers.pop(path).cancel()
         if job.killed:
-            error = "an operator had it killed"
-            outcome = Outcome(Verdict.FAIL, error, KILLED, outcome.traceback)
+            outcome = replace(ASKED, traceback=outcome.traceback)
         self._execution.finish(job.run, outcome)
         if not self._jobs:  # the others are where they are
             self._execution.go_home()
@@ -442,7 +409,8 @@ class ConcurrentWorker:
         waits = [self._report_some(), self._tell_long(), self._sync_some()]
         waits.append(self._execution.endings.refused_for)
         if not self._left:
-            waits.append(self._recycling.look_in(self._runs, len(self._jobs)))
+            runs = self._execution.runs
+            waits.append(self._recycling.look_in(runs, len(self._jobs)))
         patience = min((each for each in waits if each is not None), default=None)
         with anyio.move_on_after(patience):
             await self._news.wait()

@@ -20,6 +20,7 @@ from spooler.registry import REGISTRY
 from spooler.spooldir import SpoolDir
 from spooler.spooldir.claims import Claims
 from spooler.spooldir.signing import LARGE
+from spooler.verification import LIMIT
 
 from ..helpers import FakeClock, open_files, wait_until
 
@@ -115,6 +116,10 @@ class Play:
             each.close()
         return self.lines
 
+    def wait_for_loop(self) -> None:
+        """Wait until the loop runs."""
+        wait_until(lambda: hasattr(self.worker, "_verifier"))
+
     def hear(self) -> list[str]:
         """Take what the worker says."""
         self.lines += self.channel.receive()
@@ -124,15 +129,45 @@ class Play:
         """Wait until the worker has said these."""
         wait_until(lambda: set(lines) <= set(self.hear()), timeout=10)
 
+    def serve(self, *paths: str, until: str | None = None) -> None:
+        """Hand tasks out, again when there is room for them, until they are done.
+
+        Args:
+            until: A line that is waited for instead.
+        """
+        awaited = set(paths) if until is None else {until}
+        parked: list[str] = []
+        self.channel.send(list(paths))
+
+        def are_done() -> bool:
+            known = len(self.lines)
+            for line in self.hear()[known:]:
+                if line.startswith(f"!park {LIMIT} - "):
+                    parked.append(line.rpartition(" ")[2])
+                elif line == f"!free {LIMIT}" and parked:
+                    self.channel.send([parked.pop(0)])
+            return awaited <= set(self.lines)
+
+        wait_until(are_done, timeout=10)
+
 
 @pytest.fixture
 def play(spool: SpoolDir, go: Event) -> Iterator[Callable[..., Play]]:
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     before = [signal.getsignal(number) for number in numbers]
+    files = tasks_open(spool)
     yield lambda **settings: Play(spool, go, **settings)
+    assert tasks_open(spool) == files
     signal.set_wakeup_fd(-1)
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+def tasks_open(spool: SpoolDir) -> list[str]:
+    """Return the descriptors of tasks, and of files that have no name any more."""
+    below = f"{spool.path}/running/w/", f"{spool.path}/5/"
+    files = open_files().values()
+    return [each for each in files if each.startswith(below) or "/#" in each]
 
 
 def put(spool: SpoolDir, task: str, /, **args: Any) -> str:
@@ -333,10 +368,40 @@ def signing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _DIRS.clear()
 
 
-def put_large(spool: SpoolDir, task: str, size: int, /, **args: Any) -> str:
-    handle = Spooler(spool.path, durability="fast").put(task, args, body=bytes(size))
+def put_large(
+    spool: SpoolDir, task: str, text: str, size: int = LARGE + 1, /, **options: Any
+) -> str:
+    spooler = Spooler(spool.path, durability="fast")
+    handle = spooler.put(task, {"text": text}, body=bytes(size), **options)
     assert handle._name is not None
     return f"{handle._name.folder}/{handle._name}"
+
+
+def spoil(spool: SpoolDir, path: str) -> None:
+    """Change a task, so that its signature is wrong."""
+    with open(Path(spool.path, path), "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+
+
+def hold_verification(play: Play) -> None:
+    """Have the thread that verifies be busy until ``go``. For the loop's thread."""
+    limiter, group = play.worker._verifier._limiter, play.worker._group
+    limiter.acquire_on_behalf_of_nowait(play)
+
+    async def let_go() -> None:
+        while not play.go.is_set():
+            await anyio.sleep(0.001)
+        limiter.release_on_behalf_of(play)
+
+    group.start_soon(let_go)
+
+
+def begin_to_verify(play: Play, path: str) -> None:
+    """Hand out a large task, and wait until it is claimed; it is not verified yet."""
+    anyio.from_thread.run_sync(hold_verification, play, token=play.worker._token)
+    play.channel.send([path])
+    play.wait(f"!go {LIMIT}", f"!run {path}")
 
 
 @BACKENDS
@@ -349,50 +414,141 @@ def test_a_large_signed_task_is_run_when_it_is_verified(
     backend: str,
     task: str,
 ) -> None:
-    paths = [put_large(spool, task, LARGE + 1, text=text) for text in "ab"]
-    bad = put_large(spool, task, LARGE + 1, text="c")
-    with open(Path(spool.path, bad), "r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"x")
-
-    def script(play: Play) -> None:
-        play.channel.send([*paths, bad])
-        play.wait(*paths, bad)
-
+    paths = [put_large(spool, task, text) for text in "ab"]
+    bad = put_large(spool, task, "c")
+    spoil(spool, bad)
     made = play(async_backend=backend)
     made.worker._claims._requires = True
-    made.run(script)
+    made.run(lambda play: play.serve(*paths, bad))
     assert sorted(registered) == ["a", "b"]
     assert Path(spool.path, "corrupt", Path(bad).name).exists()
 
 
+@BACKENDS
+@pytest.mark.parametrize("task", ["now", "later"])
+@pytest.mark.parametrize("how", ["drain", "alone"])
+def test_a_worker_that_ends_gives_back_what_it_verifies(
+    signing: None,
+    spool: SpoolDir,
+    play: Callable[..., Play],
+    registered: list[str],
+    backend: str,
+    task: str,
+    how: str,
+) -> None:
+    path = put_large(spool, task, "large")
+
+    def script(play: Play) -> None:
+        play.wait_for_loop()
+        begin_to_verify(play, path)
+        if how == "drain":
+            play.channel.send(["!drain"])
+            play.wait("!leave")
+        else:
+            play.sockets[0].shutdown(socket.SHUT_RDWR)
+            wait_until(lambda: play.worker._left)
+
+    play(async_backend=backend).run(script)
+    assert registered == []
+    assert spool.has(path)
+
+
+def test_a_worker_that_has_done_enough_gives_back_what_it_verifies(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    large, small = put_large(spool, "later", "large"), put(spool, "later", text="small")
+
+    def script(play: Play) -> None:
+        play.wait_for_loop()
+        begin_to_verify(play, large)
+        assert "!recycle" not in play.hear()
+        play.channel.send([small])
+        play.wait(small, "!recycle")
+        play.channel.send(["!drain"])
+        play.wait("!leave")
+
+    play(max_tasks=1).run(script)
+    assert registered == ["small"]
+    assert spool.has(large)
+
+
+@pytest.mark.parametrize("task", ["later", "now", "unknown"])
 def test_a_task_that_is_killed_while_it_is_verified_is_not_run(
     signing: None,
     spool: SpoolDir,
     play: Callable[..., Play],
     registered: list[str],
+    task: str,
 ) -> None:
-    path = put_large(spool, "long", 64 << 20, text="large")
-    other = put(spool, "now", text="other")
+    follower = Spooler(spool.path).call("later", {"text": "follower"})
+    path = put_large(spool, task, "large", on_failure=follower)
+    other = put(spool, "later", text="other")
+    file = Path(path).name
 
     def script(play: Play) -> None:
-        play.channel.send([path])
-        wait_until(lambda: not Path(spool.path, path).exists())
+        play.wait_for_loop()
+        begin_to_verify(play, path)
         play.channel.send([f"!cancel {path}"])
         play.wait(path)
+        assert spool.names("running/w") == [file]  # it was told before its end
         play.channel.send([other])
         play.wait(other)
+        play.go.set()
+        wait_until(lambda: spool.has(f"failed/{file}"))
 
     play().run(script)
     assert registered == ["other"]
-    why = Path(spool.path, "failed", Path(path).name.replace(".0.", ".1.", 1) + ".why")
-    assert json.loads(why.read_text())["reason"] == "killed"
+    why = json.loads(Path(spool.path, "failed", f"{file}.why").read_text())
+    assert (why["reason"], why["attempts"]) == ("killed", [])
+    (then,) = ("/".join(each) for each in spool.waiting())
+    assert Path(spool.path, then).read_bytes().startswith(b'{"sig":"')
+
+
+def test_a_task_that_is_killed_and_whose_signature_is_wrong_is_put_aside(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    path = put_large(spool, "later", "large")
+    spoil(spool, path)
+
+    def script(play: Play) -> None:
+        play.wait_for_loop()
+        begin_to_verify(play, path)
+        play.channel.send([f"!cancel {path}"])
+        play.wait(path)
+
+    made = play()
+    made.worker._claims._requires = True
+    made.run(script)
+    assert registered == []
+    assert spool.has(f"corrupt/{Path(path).name}")
+
+
+def test_a_second_large_task_waits_and_takes_no_place(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    first, second = (put_large(spool, "later", text) for text in "ab")
+    small = put(spool, "later", text="small")
+
+    def script(play: Play) -> None:
+        play.wait_for_loop()
+        begin_to_verify(play, first)
+        play.channel.send([second, small])
+        play.wait(f"!park {LIMIT} - {second}", small)
+        assert spool.has(second)
+        assert registered == ["small"]
+        play.go.set()
+        play.wait(first, f"!free {LIMIT}")
+        play.channel.send([second])
+        play.wait(second)
+
+    play(async_concurrency=2).run(script)
+    assert registered == ["small", "a", "b"]
 
 
 def test_a_large_task_that_cannot_be_opened_is_told_of(
     signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    path = put_large(spool, "later", LARGE + 1, text="a")
+    path = put_large(spool, "later", "a")
     Path(spool.path, path).unlink()
     Path(spool.path, path).symlink_to("nowhere")
 
@@ -405,17 +561,27 @@ def test_a_large_task_that_cannot_be_opened_is_told_of(
     assert Path(spool.path, "corrupt", Path(path).name).is_symlink()
 
 
+def test_what_is_verified_and_refused_is_no_run(
+    signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
+) -> None:
+    bad = put_large(spool, "later", "bad")
+    spoil(spool, bad)
+    small = put(spool, "later", text="small")
+    made = play(max_tasks=1)
+    made.worker._claims._requires = True
+
+    def script(play: Play) -> None:
+        for path in (bad, small):
+            play.serve(path)
+
+    made.run(script)
+    assert registered == ["small"]
+
+
 def test_more_large_tasks_are_not_begun_than_a_worker_may_run(
     signing: None, spool: SpoolDir, play: Callable[..., Play], registered: list[str]
 ) -> None:
-    paths = [put_large(spool, "later", LARGE + 1, text=str(n)) for n in range(5)]
-
-    def script(play: Play) -> None:
-        play.channel.send(paths)
-        play.wait("!leave")
-
-    lines = play(max_tasks=3).run(script)
+    paths = [put_large(spool, "later", str(n)) for n in range(5)]
+    play(max_tasks=3).run(lambda play: play.serve(*paths, until="!leave"))
     assert sorted(registered) == ["0", "1", "2"]
-    assert {line for line in lines if line.startswith("!back")} == {
-        f"!back {path}" for path in paths[3:]
-    }
+    assert all(map(spool.has, paths[3:]))
