@@ -82,10 +82,12 @@ def replace(
             with suppress(OSError):
                 fcntl.flock(task.fd, fcntl.LOCK_UN)
     finally:
-        with suppress(OSError, NotFoundError):  # it is swept by age
-            _clear(spool, task, new, first)
-        with suppress(OSError):  # it was synced before
-            os.close(fd)
+        try:
+            with suppress(OSError, NotFoundError):  # it is swept by age
+                _clear(spool, task, new, first)
+        finally:
+            with suppress(OSError):  # it was synced before
+                os.close(fd)
 
 
 def _write(spool: SpoolDir, fd: int, task: TaskFile, head: bytes) -> None:

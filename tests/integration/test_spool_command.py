@@ -28,7 +28,7 @@ from spooler.spooldir.repair import Found
 from spooler.task import Name, Outcome, State, Verdict
 
 from ..helpers import FACTOR, wait_until
-from .conftest import Cli
+from .conftest import Cli, thread_states
 from .terminal import all_that_was_shown
 
 SPOOL = str(Path(sys.executable).parent / "spool")
@@ -234,7 +234,10 @@ def test_an_interrupt_is_silent_and_130(spool: SpoolDir) -> None:
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as running:
-        wait_until(lambda: any(folder.iterdir()), timeout=10)  # it reads the body now
+        wait_until(lambda: any(folder.iterdir()), timeout=10)
+        # It reads the body now. Python would heed a signal that comes just before it
+        # waits only when something has come.
+        wait_until(lambda: thread_states(running.pid) == {"S"})
         running.send_signal(signal.SIGINT)
         assert running.wait(10 * FACTOR) == 130
         assert running.stdout is not None
