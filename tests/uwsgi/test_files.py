@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -191,7 +192,7 @@ def test_a_task_that_uwsgi_was_killed_with_is_run_by_spoold(
     directory.uwsgi_producer([{"n": "1"}]).wait()
     wait_until(lambda: directory.lines("begun") == ["1 uwsgi"])
     directory.spoold("--uwsgi-files", module="slow")
-    kill(uwsgi)
+    assert kill(uwsgi) == -signal.SIGKILL
     directory.open("gate")
     wait_until(lambda: directory.lines("ended") == ["1 spoold"])
 
@@ -327,9 +328,9 @@ def test_whoever_is_killed_no_task_is_lost(directory: Directory) -> None:
     for done in (0.2, 0.4, 0.6, 0.8):
         wanted = int(done * len(names))
         directory.wait_ran(wanted)
-        kill(daemon)
+        assert kill(daemon) == -signal.SIGKILL
         daemon = directory.spoold("--uwsgi-files", "--workers", "2")
-        kill(uwsgi)
+        assert kill(uwsgi) == -signal.SIGKILL
         uwsgi = directory.uwsgi("--spooler-processes", "2", "--spooler-quiet")
     for producer in producers:
         producer.wait()
