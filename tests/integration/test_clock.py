@@ -310,7 +310,7 @@ def test_a_slot_that_was_jumped_over_is_caught_up_once(box: Box, clock: Clock) -
     clock.set("2027-05-05T03:02:00+00:00")
     box.wait_lines("ran")
     assert stays(lambda: len(box.lines()) == 1, seconds=1.2)
-    assert daemon.text().count(" put ") == 1
+    assert daemon.text().count(" put task=") == 1
 
 
 def test_in_spring_a_time_that_is_skipped_runs_right_after_the_gap(

@@ -39,7 +39,7 @@ def test_two_daemons_run_a_timer_once_per_slot(box: Box) -> None:
     assert first.end() == 0
     assert second.end() == 0
     assert len(set(box.lines())) == len(box.lines())
-    puts = first.text().count(" put ") + second.text().count(" put ")
+    puts = sum(each.text().count(" put task=") for each in (first, second))
     assert puts == len(box.lines()) + len(box.waiting())
 
 
