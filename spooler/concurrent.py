@@ -139,17 +139,23 @@ class ConcurrentWorker:
     def _await(self, coroutine: Coroutine[Any, Any, object]) -> object:
         """Run a coroutine in the loop, from another thread; wait for it.
 
-        If the waiting is interrupted the coroutine is cancelled.
+        If the waiting is interrupted the coroutine is cancelled, or not begun.
         """
         scopes = []
+        over = False
 
         async def wait() -> object:
+            if over:
+                coroutine.close()
+                return None
             with anyio.CancelScope() as scope:
                 scopes.append(scope)
                 return await coroutine
             return None  # cancelled: whoever waited does not wait any more
 
         def cancel() -> None:
+            nonlocal over
+            over = True
             for scope in scopes:
                 scope.cancel()
 

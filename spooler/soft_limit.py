@@ -20,20 +20,34 @@ class Killed(BaseException):
     """Raised inside a function in a thread whose run somebody wants killed."""
 
 
+AGAIN: Final = 0.5
+"""Seconds after which SIGALRM is sent once more, while the block has not noticed."""
+
+
 @contextmanager
 def soft_limit(seconds: float) -> Iterator[None]:
     """Raise ``SoftTimeout`` in the block after so many seconds.
 
     Only in the main thread. The block must not use SIGALRM itself.
     """
+    over = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        raise SoftTimeout(seconds)
+        nonlocal over
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not over:
+            over = True
+            raise SoftTimeout(seconds)
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        yield
+        try:
+            # After a stop, or the freezer of a container, the kernel may give the
+            # signal to another thread: a call in which this one waits goes on.
+            signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+            yield
+        finally:
+            over = True
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

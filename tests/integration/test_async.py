@@ -165,6 +165,18 @@ def test_a_plain_function_may_return_something_to_be_awaited(box: Box) -> None:
 
 
 @BACKENDS
+def test_what_is_to_be_awaited_is_not_begun_when_its_time_is_over(
+    box: Box, backend: str
+) -> None:
+    start(box, "--async-backend", backend)
+    box.put("gives_a_coroutine_to_a_busy_loop")
+    box.put("hold_the_loop", seconds=2)
+    assert box.why()["reason"] == "timeout"
+    box.put("gives_a_coroutine")
+    box.wait_lines("spooler-loop gives_a_coroutine")
+
+
+@BACKENDS
 def test_each_run_has_a_context_of_its_own(box: Box, backend: str) -> None:
     for number in range(5):
         box.put("context", text=str(number))

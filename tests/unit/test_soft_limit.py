@@ -1,21 +1,63 @@
 """Interrupting a function, in the main thread and in others."""
 
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from spooler.errors import SoftTimeout
 from spooler.soft_limit import Interruptible, Killed, soft_limit, timed_out
 
-from ..helpers import wait_until
+from ..helpers import FACTOR, wait_until
+
+STOPPED: Final = """
+from threading import Event, Thread
+from spooler.errors import SoftTimeout
+from spooler.soft_limit import soft_limit
+for _ in range(8):
+    Thread(target=Event().wait, daemon=True).start()
+try:
+    with soft_limit(0.2):
+        print("waits", flush=True)
+        Event().wait()
+except SoftTimeout:
+    print("interrupted")
+"""
 
 
 def test_a_sleep_in_the_main_thread_is_interrupted() -> None:
     with pytest.raises(SoftTimeout, match=r"0\.02 s is over"), soft_limit(0.02):
         Event().wait(10)
+
+
+def has_alarm(pid: int) -> bool:
+    """Tell whether a signal is there for a process that no thread has taken yet."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [pending] = re.findall(r"^ShdPnd:\s+([0-9a-f]+)$", status, re.MULTILINE)
+    return bool(int(pending, 16) & 1 << (signal.SIGALRM - 1))
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_whoever_was_stopped_meanwhile_is_interrupted_too(number: int) -> None:
+    # The signal is then for whichever thread comes first.
+    command = [sys.executable, "-c", STOPPED]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waits\n"
+        child.send_signal(signal.SIGSTOP)
+        wait_until(lambda: child.poll() is not None or has_alarm(child.pid))
+        child.send_signal(signal.SIGCONT)
+        try:
+            out, _ = child.communicate(timeout=10 * FACTOR)
+        finally:
+            child.kill()
+    assert out == "interrupted\n"
 
 
 def test_what_ends_in_time_is_left_alone() -> None:

@@ -273,6 +273,22 @@ def gives_a_coroutine() -> Any:
     return later()
 
 
+@spool
+async def hold_the_loop(seconds: float) -> None:
+    write("held", "loop")
+    Event().wait(seconds)
+
+
+@spool(soft_timeout=1, max_attempts=1)
+def gives_a_coroutine_to_a_busy_loop() -> Any:
+    async def later() -> None:
+        write("began")
+
+    while not (OUT / "loop").exists():
+        Event().wait(0.005)
+    return later()
+
+
 @spool(soft_timeout=0.2, max_attempts=1)
 def gives_a_slow_coroutine() -> Any:
     async def later() -> None:
