@@ -30,7 +30,7 @@ MINUTE: Final = 60_000_000
 LOOK: Final = 0.002
 """Seconds between two looks whether it has begun: later than it usually does."""
 
-GIVE_UP: Final = 10.0
+GIVE_UP: Final = 60.0
 """Seconds after which a task that has not begun is lost."""
 
 

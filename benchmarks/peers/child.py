@@ -20,7 +20,7 @@ Put = Callable[[Iterable[int]], object]
 PAUSE: Final = 0.002
 """Seconds between two looks at the ledger, and from a run to the next put."""
 
-GIVE_UP: Final = 20.0
+GIVE_UP: Final = 60.0
 """Seconds after which a task that has not begun is lost."""
 
 ENOUGH: Final = 3.0

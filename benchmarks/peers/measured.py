@@ -18,7 +18,7 @@ from ..processes import FailedError, Processes
 from .setup import BIN, Setup, version
 from .work import FOLDER, PORT
 
-LOST: Final = 20.0
+LOST: Final = 60.0
 """Seconds without a run after which what has not run is lost."""
 
 LOOK: Final = 0.05

@@ -96,6 +96,7 @@ def report_badly() -> None:
 def say_much() -> None:
     for _ in range(20):
         os.write(1, b"x" * 999_999 + b"\n")
+    write("printed")
     wait_for("gate")
     print("the end")
     raise Fail("no")
