@@ -106,6 +106,13 @@ def place(spool: SpoolDir, path: str, data: bytes = TASK) -> Path:
     return file
 
 
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths that match; folders may come and go meanwhile."""
+    while True:
+        with suppress(FileNotFoundError):  # glob has found one that is gone
+            return list(folder.glob(pattern))
+
+
 def tree(spool: SpoolDir) -> dict[str, bytes]:
     """Return the files of a spool outside of tmp/ and workers/, hidden ones too."""
     root = Path(spool.path)

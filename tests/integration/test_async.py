@@ -453,7 +453,7 @@ def test_an_application_without_async_functions_never_loads_anyio(box: Box) -> N
         "from spooler import spool\n"
         "@spool\n"
         "def loaded() -> None:\n"
-        "    with open(os.environ['OUT'] + '/out', 'w') as file:\n"
+        "    with open(os.environ['OUT'] + '/out', 'a') as file:\n"
         "        print('anyio' in sys.modules, file=file)\n"
     )
     box.put("loaded")

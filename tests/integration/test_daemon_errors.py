@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ..helpers import matching
 from .conftest import Box, stays, wait_until
 
 
@@ -26,7 +27,7 @@ def test_a_claim_that_was_refused_is_tried_again_soon(box: Box, imports: str) ->
     paused.touch()
     daemon.wait_for("pause what=all")
     handle = box.put("note", text="late")
-    (path,) = box.spool.glob(f"5/*/*.{handle.id}.note")
+    (path,) = matching(box.spool, f"5/*/*.{handle.id}.note")
     freeze(path)
     paused.unlink()
     try:

@@ -18,6 +18,7 @@ import pytest
 from spooler.spooldir import SpoolDir
 from spooler.task import MINUTE_US, minute_of
 
+from ..helpers import matching
 from ..users import Users, some_users
 from .conftest import MARK, Spoold, marked, wait_until
 
@@ -465,7 +466,7 @@ def test_the_owner_of_a_group_spool_sees_and_does_all(shared: Shared) -> None:
     shared.start()
     shared.wait_lines("x")
     shared.put("alice", "note", "text=y", "--at", "+1h")
-    wait_until(lambda: len(list(shared.spool.glob("5/*/*"))) == 1)
+    wait_until(lambda: len(matching(shared.spool, "5/*/*")) == 1)
     done = shared.users.run("shop", "spool", "--dir", shared.spool, "ls")
     assert done.stdout.count(" later ") == 1, done.stderr
     check = ("spool", "--dir", shared.spool, "check", "--allow-group", "web")
@@ -572,7 +573,7 @@ def drop_later(shared: Shared, task_id: str, head: dict[str, object], body: str)
         "alice", "sh", "-c", f"cd {shared.path}; {script}", stdin=text
     )
     assert done.returncode == 0, done.stderr
-    wait_until(lambda: list(shared.spool.glob(f"5/*/*.{task_id}.*")))
+    wait_until(lambda: matching(shared.spool, f"5/*/*.{task_id}.*"))
     return task_id
 
 

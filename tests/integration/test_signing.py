@@ -17,6 +17,7 @@ from spooler import Handle
 from spooler.spooldir.signing import Signer
 from spooler.task import Name
 
+from ..helpers import matching
 from .conftest import Box, wait_until
 
 KEY = "0123456789abcdef" * 4
@@ -114,7 +115,7 @@ class Signed:
 
     def path(self, handle: Handle) -> Path:
         """Return the file of a task that waits."""
-        [path] = self.box.spool.glob(f"*/*/*.{handle.id}.*")
+        [path] = matching(self.box.spool, f"*/*/*.{handle.id}.*")
         return path
 
     def corrupt(self) -> dict[str, str]:

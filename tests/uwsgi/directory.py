@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pytest
 
+from ..helpers import matching
 from ..integration.conftest import Box, Spoold, wait_until
 from .conftest import UWSGI, need_uwsgi, wait_until_it_obeys, whole_lines
 
@@ -122,7 +123,7 @@ class Directory(Box):
 
     def uwsgi_files(self) -> list[str]:
         """Return the paths of uWSGI's files that are there, below the directory."""
-        found = self.spool.rglob("uwsgi_spoolfile_on_*")
+        found = matching(self.spool, "**/uwsgi_spoolfile_on_*")
         return sorted(
             str(path.relative_to(self.spool))
             for path in found

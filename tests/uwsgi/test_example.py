@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ..helpers import FACTOR
+from ..helpers import FACTOR, matching
 from ..integration.conftest import SPOOLD, Spoold, wait_until
 from .conftest import ROOT, TIMEOUT, wait_until_it_obeys
 from .test_ini import uwsgi
@@ -131,11 +131,11 @@ def test_what_waits_when_uwsgi_is_stopped_is_done_by_spoold(
         for name, text in GUESTS.items():
             book.ask("POST", name=name, text=text)
         wait_until(lambda: len(book.files("plates")) == len(GUESTS))
-    assert len(list(book.spool.glob("1/uwsgi_spoolfile_on_*"))) == len(GUESTS)
+    assert len(matching(book.spool, "1/uwsgi_spoolfile_on_*")) == len(GUESTS)
     (book.data / "outbox").mkdir()
     with book.by("spoold", uwsgi):
         wait_until(lambda: len(book.files("outbox")) == len(GUESTS))
-    assert not list(book.spool.rglob("uwsgi_spoolfile_on_*"))
+    assert not matching(book.spool, "**/uwsgi_spoolfile_on_*")
     assert not list((book.spool / "failed").iterdir())
 
 
