@@ -5,8 +5,8 @@ Specification: docs/format.md, section 1.
 
 import os
 import stat
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from ..errors import NotASpoolError
@@ -106,13 +106,36 @@ def complete(fd: int, entries: Collection[str], owner: tuple[int, int] | None) -
 def make_folder(fd: int, folder: str, owner: tuple[int, int] | None) -> None:
     """Make a folder, for its owner alone.
 
+    Args:
+        owner: User and group, if it is root who makes it for somebody else. It is
+            theirs from the beginning: their daemon looks into it at once, and would
+            leave alone for long what it may not read.
+
     Raises:
         FileExistsError: There is something of this name.
         OSError: From the file system.
     """
-    os.mkdir(folder, 0o700, dir_fd=fd)
-    if owner is not None:
-        os.chown(folder, *owner, dir_fd=fd, follow_symlinks=False)
+    if owner is None:
+        os.mkdir(folder, 0o700, dir_fd=fd)
+        return
+    with _making_for(*owner):
+        os.mkdir(folder, 0o700, dir_fd=fd)
+    os.chown(folder, *owner, dir_fd=fd, follow_symlinks=False)  # of a set-gid folder
+
+
+@contextmanager
+def _making_for(uid: int, gid: int) -> Iterator[None]:
+    """Have what this thread makes belong to somebody else. For root."""
+    import ctypes  # noqa: PLC0415 (few need it)
+
+    libc = ctypes.CDLL(None)
+    # The group first: whoever is not root may not choose it.
+    before = libc.setfsgid(gid), libc.setfsuid(uid)
+    try:
+        yield
+    finally:
+        libc.setfsuid(before[1])
+        libc.setfsgid(before[0])
 
 
 def check_marker(path: str, fd: int) -> None:

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
@@ -789,3 +791,34 @@ def test_what_root_puts_belongs_to_the_owner_of_the_spool(tmp_path: Path) -> Non
         spool.put(name, [b"x"])
     for made in (path / "42", path / name.folder, path / name.folder / str(name)):
         assert (made.stat().st_uid, made.stat().st_gid) == (12345, 23456)
+
+
+SEEN_BEFORE_CHOWN = """
+import os, sys
+from spooler.spooldir import SpoolDir
+
+def look(event, args):
+    if event == "os.chown":
+        print(os.stat(args[0], dir_fd=args[3]).st_uid)
+
+spool = SpoolDir(sys.argv[1])
+spool.open()
+sys.addaudithook(look)
+spool.make_folder("5/20300101T0000")
+os.mkdir(sys.argv[2])
+print(os.stat(sys.argv[2]).st_uid)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_folder_that_root_makes_is_never_roots(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    path.mkdir()
+    os.chown(path, 12345, 23456)
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN_BEFORE_CHOWN, path, tmp_path / "own"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "12345\n0\n"
