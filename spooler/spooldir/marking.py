@@ -129,13 +129,13 @@ def _making_for(uid: int, gid: int) -> Iterator[None]:
     import ctypes  # noqa: PLC0415 (few need it)
 
     libc = ctypes.CDLL(None)
-    # The group first: whoever is not root may not choose it.
-    before = libc.setfsgid(gid), libc.setfsuid(uid)
     try:
+        libc.setfsgid(gid)  # first: whoever is not root may not choose it
+        libc.setfsuid(uid)
         yield
     finally:
-        libc.setfsuid(before[1])
-        libc.setfsgid(before[0])
+        libc.setfsuid(os.geteuid())
+        libc.setfsgid(os.getegid())
 
 
 def check_marker(path: str, fd: int) -> None:
